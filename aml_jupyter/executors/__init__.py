@@ -1,0 +1,1 @@
+"""Where jobs run: one module for each kind of target."""

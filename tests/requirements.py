@@ -1,0 +1,43 @@
+"""What a test needs beyond Python: what is missing skips by name, and AML_REQUIRE makes that a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# read before any test moves HOME
+_PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+
+
+def _skip(name: str, reason: str) -> None:
+    required = os.environ.get("AML_REQUIRE", "").split(",")
+    if name in required or "all" in required:
+        pytest.fail(f"{name} is required here: {reason}")
+    pytest.skip(f"needs {name}: {reason}")
+
+
+def need(name: str) -> str:
+    """The path of a program, or skip the test by its name; `root` asks for user id 0."""
+    if name == "root":
+        if os.geteuid() != 0:
+            _skip(name, "not running as user id 0")
+        return ""
+    found = shutil.which(name)
+    if found is None:
+        _skip(name, "no such program on PATH")
+    return str(found)
+
+
+def python_versions() -> dict[str, str]:
+    """Every CPython from 3.8 up that this machine has, by minor version, oldest first."""
+    found: dict[str, str] = {}
+    for minor in range(8, 20):
+        version = f"3.{minor}"
+        candidates = sorted(_PYENV.glob(f"{version}.*/bin/python{version}"))
+        path = str(candidates[-1]) if candidates else shutil.which(f"python{version}")
+        if path and "shims" not in path:
+            found[version] = path
+    return found
