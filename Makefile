@@ -1,0 +1,82 @@
+# The verbs of this project; `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN    := .venv/bin
+RUN    := $(BIN)/python -m
+STAMPS := .venv/.stamps
+# two workers: what the smallest machine has
+PYTEST := $(RUN) pytest -n 2 -q
+
+# uv where it is and reaches an index, else pip; both compile bytecode, which the first start would pay for
+install = if command -v uv >/dev/null && uv pip install --quiet --compile-bytecode --python $(BIN)/python $(1); then :; \
+	else $(RUN) pip install --quiet $(1); fi
+
+.PHONY: help setup demo test check fast bench soak docs build clean system
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMPS)/setup ## make .venv with the `aml` command in it
+	@echo "ready: $(BIN)/aml --help"
+
+demo: $(STAMPS)/demo ## set up, run notebooks/quickstart.ipynb on `local`, print its runs
+	@$(BIN)/python notebooks/demo.py
+
+test: system check ## set up, then pass lint, types, contracts and all tests
+	$(PYTEST)
+
+check: $(STAMPS)/test ## lint, format, types, import contracts
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(BIN)/lint-imports --no-cache
+
+fast: $(STAMPS)/test ## the tests that take no time (under 30 s)
+	$(PYTEST) -m "not slow and not faults and not soak"
+
+bench: $(STAMPS)/test ## measure against the floors and peers (benchmarks/README.md)
+	$(RUN) benchmarks
+
+soak: $(STAMPS)/test ## the tests that take hours
+	$(RUN) pytest -m soak --timeout=0 -p no:randomly
+
+docs: $(STAMPS)/docs ## build docs/ into build/docs
+	$(RUN) sphinx -q -W --keep-going docs build/docs
+	@echo "open build/docs/index.html"
+
+build: $(STAMPS)/test ## wheel and sdist into build/dist
+	$(RUN) hatchling build -d build/dist
+
+clean: ## remove what the other verbs made, .venv apart
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+# programs that some tests use; without them those tests skip by name (AML_REQUIRE makes that a failure)
+system:
+	@missing=; for program in strace setpriv unshare; do \
+		command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get install -qq -y --no-install-recommends strace util-linux >/dev/null; \
+	else echo "not here:$$missing (tests that need them are skipped; to have them: sudo apt-get install strace util-linux)"; fi
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "aml_jupyter needs Python 3.11 or newer, and $(PYTHON) is not. Name another: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "$(PYTHON) lacks venv. This line adds it:"; echo "  sudo apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(RUN) pip install --quiet 'pip>=25.1'
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/setup: pyproject.toml $(STAMPS)/venv
+	@echo "installing aml_jupyter into .venv ..."
+	@$(call install,-e .)
+	@touch $@
+
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/docs: $(STAMPS)/setup
+	@echo "installing what \`make $(@F)\` needs into .venv ..."
+	@$(call install,--group $(@F))
+	@touch $@
