@@ -45,6 +45,7 @@ class Job(Value):
     """All that an executor is told of a run.
 
     `directory` is the run's directory on the submitting machine; `job` and `work` lie below it.
+    `snapshots` is the snapshot store there.  Times in seconds, sizes in bytes.
     """
 
     run_id: str
@@ -56,6 +57,7 @@ class Job(Value):
     timeout: float | None = None
     grace: float = 10.0
     log_limit: int = 1 << 30
+    snapshots: str = ""
     snapshot_id: str = ""
     share: str | None = None
     cell: bool = False

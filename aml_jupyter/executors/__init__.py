@@ -1,1 +1,70 @@
-"""Where jobs run: one module for each kind of target."""
+"""Where jobs run: the contract of an executor, and one module for each family of targets.
+
+Executors get a frozen Job, return a Handle of plain JSON, keep no state, and never see runs, artifacts or HTTP.
+"""
+
+from __future__ import annotations
+
+from aml_jupyter.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from aml_jupyter.config import Target
+    from aml_jupyter.job import Handle, Job, Liveness
+
+    class Executor(Protocol):
+        """What runs jobs on one kind of target; constructors do no I/O, every method may be repeated."""
+
+        def check(self, target: Target) -> None:
+            """Refuse what the configuration cannot mean; imports no SDK, touches no machine.
+
+            Raises ConfigError or TargetUnavailable.
+            """
+
+        def python(self, target: Target) -> str:
+            """The interpreter that a job on this target runs, as the target names it."""
+
+        def prepare(self, job: Job) -> None:
+            """Probe the target and make the working copy and the environment ready."""
+
+        def find(self, job: Job) -> Handle | None:
+            """The handle of a job that was started before, by whomever."""
+
+        def start(self, job: Job) -> Handle:
+            """Start the job; a failure leaves nothing behind, a second start changes nothing."""
+
+        def poll(self, handle: Handle, wait: float = 0.0) -> Liveness:
+            """Whether the job exists, waiting up to `wait` seconds for its end; never an exit code."""
+
+        def read(self, handle: Handle, name: str, position: int) -> bytes:
+            """Up to 1 MiB of a file of `job/` from a byte position."""
+
+        def cancel(self, handle: Handle, *, kill: bool = False) -> None:
+            """Ask the job to end, or end every process of it at once."""
+
+        def collect(self, handle: Handle, into: str) -> None:
+            """Bring the working copy's outputs below `into`."""
+
+
+def _local() -> Executor:
+    from aml_jupyter.executors.local import LocalExecutor
+
+    return LocalExecutor()
+
+
+KINDS: dict[str, Callable[[], Executor]] = {"local": _local}
+
+
+def executor_for(kind: str) -> Executor:
+    """The executor of a kind of target.  Raises ConfigError for a kind this version cannot run."""
+    try:
+        return KINDS[kind]()
+    except KeyError:
+        raise ConfigError(
+            f"targets of kind {kind!r} cannot be run by this version",
+            code="target.unsupported",
+            hint=f"Kinds that can: {', '.join(sorted(KINDS))}.",
+        ) from None

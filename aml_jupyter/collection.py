@@ -1,0 +1,92 @@
+"""What a run leaves behind: metrics from its events, outputs as artifacts, and the list of what is not kept.
+
+Every step may be repeated with the same result: a supervisor can be killed in the middle of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from aml_jupyter import artifacts
+from aml_jupyter.metrics import merge_metrics
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from aml_jupyter.job import Exit
+    from aml_jupyter.runs import Record, RunDirectory
+
+# how much of the end of a log is searched for the last words of a script, in bytes
+TAIL = 4096
+
+
+def read_events(path: str) -> Iterator[dict[str, Any]]:
+    """The events of `events.jsonl` in order; a line cut off by a crash ends them."""
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                event = json.loads(line)
+                if "type" in event:
+                    yield event
+    except FileNotFoundError:
+        return
+
+
+def collect(
+    directory: RunDirectory, record: Record, exit_: Exit | None, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Fields of the record that are known at the end.
+
+    A fault of the artifact store is written to the log and into the warnings; it never changes how the run ended.
+    """
+    warnings = list(record.warnings)
+    fields: dict[str, Any] = {"metrics": merge_metrics(read_events(directory.job + "/events.jsonl"))}
+    if exit_ is not None and exit_.oom and not exit_.exit_code and exit_.signal is None:
+        warnings.append("a process of the run was ended for lack of memory, yet the script ended well")
+    if exit_ is not None and exit_.log_dropped:
+        warnings.append(f"{exit_.log_dropped} bytes of output were not kept")
+    if os.path.isdir(directory.work):
+        try:
+            fields.update(_collect_files(directory, record, warnings))
+        except OSError as error:  # no space, no permission: the ending matters more and is still written
+            log(f"artifacts were not collected: {error}")
+            warnings.append(f"artifacts were not collected: {error}")
+            fields["artifacts_state"] = "failed"
+    fields["warnings"] = tuple(warnings)
+    return fields
+
+
+def _collect_files(directory: RunDirectory, record: Record, warnings: list[str]) -> dict[str, Any]:
+    kept = artifacts.collect(directory)
+    warnings.extend(f"{item.path}: {item.reason}" for item in kept.rejected)
+    lost = artifacts.not_kept(directory, record.snapshot_id)
+    return {
+        "artifacts_state": kept.state,
+        "artifacts": kept.count,
+        "not_kept": lost.paths,
+        "not_kept_count": lost.count,
+    }
+
+
+def last_words(directory: RunDirectory) -> str:
+    """The error of a cell, or the last line a script printed; empty when there is neither."""
+    error = ""
+    for event in read_events(directory.job + "/events.jsonl"):
+        if event["type"] == "error":
+            error = f"{event.get('ename')}: {event.get('evalue')}"
+    return error or _last_line(directory.job + "/log")
+
+
+def _last_line(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            lines = file.read().decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        return ""
+    return next((line.strip()[:500] for line in reversed(lines) if line.strip()), "")

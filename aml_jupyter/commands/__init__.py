@@ -1,0 +1,171 @@
+"""The one tree of verbs, options and arguments that the magics and the command share.
+
+Building a parser costs more than a run's bookkeeping: only the verb that was typed is imported and built.
+A verb's module holds `arguments_<verb>(parser)` and `do_<verb>(options, screen) -> exit code`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from aml_jupyter.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
+
+    from aml_jupyter.commands.screen import Screen
+
+# verb -> (module, what it does); in the order of the help
+VERBS: dict[str, tuple[str, str]] = {
+    "run": ("submit", "run a script of the project on a target"),
+    "runs": ("history", "list runs, newest first"),
+    "show": ("history", "everything that is known of one run"),
+    "logs": ("watch", "print what a run printed"),
+    "attach": ("watch", "follow a run as if it had been started here"),
+    "wait": ("watch", "wait for a run to end"),
+    "stop": ("watch", "cancel a run"),
+    "resume": ("watch", "give a run whose supervisor died a new one"),
+    "ls": ("files", "list a run's artifacts"),
+    "cat": ("files", "print an artifact"),
+    "get": ("files", "download artifacts"),
+    "rescue": ("files", "fetch a file that a run wrote outside outputs/"),
+    "restore": ("files", "put the snapshot of a run into a folder"),
+    "tag": ("history", "add or remove tags"),
+    "note": ("history", "write a note on a run"),
+    "pin": ("history", "protect a run from rm and gc"),
+    "rm": ("history", "remove runs with their artifacts"),
+    "gc": ("history", "remove what no run needs any more"),
+    "check": ("history", "look for damage in history, artifacts and snapshots"),
+    "targets": ("configuration", "list compute targets and run configurations"),
+    "snapshot": ("files", "show what a snapshot would hold, and why"),
+    "share": ("files", "the shared folder: path, ls, put, get, rm"),
+    "config": ("configuration", "show where everything is and what is configured"),
+    "experiment": ("submit", "submit, cancel, status: the names of az ml experiment"),
+    "computetarget": ("configuration", "attach, detach, list: the names of az ml computetarget"),
+    "runconfiguration": ("configuration", "create, list: the names of az ml runconfiguration"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError instead of ending the process, and names the nearest option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError with the usage line as the hint."""
+        raise UsageError(f"{self.prog}: {message}{self._nearest(message)}", hint=self.format_usage().strip())
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Leave after `--help`, without ending a notebook's kernel."""
+        raise HelpShown(status)
+
+    def _nearest(self, message: str) -> str:
+        import difflib
+
+        known = list(self._option_string_actions)
+        guesses = []
+        for word in message.replace(",", " ").split():
+            if word.startswith("-"):
+                guesses += difflib.get_close_matches(word.split("=")[0], known, n=1, cutoff=0.5)
+        return f"; did you mean {' '.join(guesses)}?" if guesses else ""
+
+
+class HelpShown(Exception):
+    """The help was printed; there is nothing else to do."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def build(verb: str, *, prog: str = "aml") -> tuple[Parser, Any]:
+    """The parser of a verb and the function that does it.  Raises UsageError for an unknown verb."""
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        raise UsageError(
+            f"{prog}: no verb {verb!r}" + (f"; did you mean {near[0]}?" if near else ""),
+            hint=f"{prog} --help lists the verbs.",
+        )
+    module, description = VERBS[verb]
+    holder = import_module(f"aml_jupyter.commands.{module}")
+    parser = Parser(prog=f"{prog} {verb}", description=description)
+    getattr(holder, f"arguments_{verb}")(parser)
+    return parser, getattr(holder, f"do_{verb}")
+
+
+def execute(arguments: Sequence[str], screen: Screen, *, prog: str = "aml") -> int:
+    """Do what a line of words asks for; returns the exit status.  Raises AmlError."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        screen.write(overview(prog))
+        return 0
+    if arguments[0] == "--version":
+        from aml_jupyter import __version__
+
+        screen.write(f"aml_jupyter {__version__}\n")
+        return 0
+    verb, rest, after = arguments[0], *split_after_dashes(arguments[1:])
+    parser, do = build(verb, prog=prog)
+    try:
+        options = parser.parse_args(rest)
+    except HelpShown as shown:
+        return shown.status
+    options.after = after
+    status: int = do(options, screen)
+    return status
+
+
+def split_after_dashes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before the first `--` and those behind it, which belong to the script."""
+    words = list(words)
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def overview(prog: str) -> str:
+    """The verbs, a line each."""
+    lines = [
+        f"usage: {prog} VERB [options]",
+        "",
+        "Runs of a project on compute targets, and their history.",
+        "",
+    ]
+    lines += [f"  {verb:<18}{description}" for verb, (_, description) in VERBS.items()]
+    lines += ["", f"{prog} VERB --help shows the options of a verb.", ""]
+    return "\n".join(lines)
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of `90`, `30s`, `10m`, `2h` or `1d`.  Raises ArgumentTypeError."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 366 * 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s, 10m or 2h")
+    return seconds
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`.  Raises ArgumentTypeError."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def print_warning(text: str) -> None:
+    """A remark for the person at the terminal, apart from the data on standard output."""
+    sys.stderr.write(text + "\n")

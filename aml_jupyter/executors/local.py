@@ -1,0 +1,155 @@
+"""Jobs on this computer: the run directory's own `job/` and `work/` are used in place."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from aml_jupyter import processes
+from aml_jupyter.confined import Root, remove_tree
+from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.job import Alive, Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from aml_jupyter.config import Target
+    from aml_jupyter.job import Handle, Job, Liveness
+
+READ_SIZE = 1 << 20
+# from <signal.h>; the signal module itself imports enum, which takes longer than starting a job
+SIGTERM, SIGKILL, SIGUSR1 = 15, 9, 10 if sys.platform.startswith("linux") else 30
+
+
+class LocalExecutor:
+    """Runs jobs as processes of the calling user on this machine."""
+
+    def check(self, target: Target) -> None:
+        """Raise TargetUnavailable when `pythonLocation` names no program."""
+        self.python(target)
+
+    def python(self, target: Target) -> str:
+        """`pythonLocation` as an absolute path; `python` and nothing at all mean the running interpreter."""
+        wanted = target.python_location
+        if not wanted or wanted == "python":
+            return sys.executable
+        found = find_program(wanted)
+        if found is None:
+            raise TargetUnavailable(
+                f"{target.file or target.name}: pythonLocation {target.python_location!r} is not a program here",
+                code="target.python_missing",
+                hint="Set pythonLocation to the absolute path of a Python, or remove the line to use this one.",
+            )
+        return found
+
+    def prepare(self, job: Job) -> None:
+        """Make the working copy, whole or not at all, with an empty `outputs/`."""
+        if not os.path.isdir(job.work):
+            from aml_jupyter.snapshot import Store
+
+            partial = job.work + ".partial"
+            if os.path.lexists(partial):
+                remove_tree(partial)
+            Store(job.snapshots).materialize(job.snapshot_id, partial)
+            os.makedirs(partial + "/outputs", exist_ok=True)
+            os.rename(partial, job.work)
+        if not os.access(job.python, os.X_OK):
+            raise TargetUnavailable(
+                f"the interpreter {job.python} is not there any more", code="target.python_missing"
+            )
+
+    def find(self, job: Job) -> Handle | None:
+        """A handle when the runtime of this job has started, by whomever it was started."""
+        if not os.path.exists(job.job + "/started.json"):
+            return None
+        return {"format": 1, "kind": "local", "run_id": job.run_id, "job": job.job, "spawned": None}
+
+    def start(self, job: Job) -> Handle:
+        """Start the runtime in a session of its own."""
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-S", "-E", "-s", job.job + "/runtime/main.py", job.job],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        spawned = processes.identity(pid)
+        return {"format": 1, "kind": "local", "run_id": job.run_id, "job": job.job, "spawned": spawned}
+
+    def poll(self, handle: Handle, wait: float = 0.0) -> Liveness:
+        """Alive while the runtime runs; waits for its end through a pidfd where there is one."""
+        who = _runtime(handle)
+        if who is None:
+            return Gone(evidence="the runtime never started")
+        if processes.is_alive(who):
+            processes.wait_end(who, wait)
+            if processes.is_alive(who):
+                return Alive()
+        _reap(int(who["pid"]))
+        return Gone(evidence=_evidence(who))
+
+    def read(self, handle: Handle, name: str, position: int) -> bytes:
+        """Up to 1 MiB of a file of `job/`; empty when it is not there or ends before `position`."""
+        try:
+            with Root(handle["job"]) as root:
+                fd = root.open_file(name)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(fd, READ_SIZE, position)
+        finally:
+            os.close(fd)
+
+    def cancel(self, handle: Handle, *, kill: bool = False) -> None:
+        """Signal the runtime; where it is gone and `kill` is asked, end what it left."""
+        who = _runtime(handle)
+        if who and processes.send_signal(who, SIGUSR1 if kill else SIGTERM):
+            return
+        if kill:
+            for pid in processes.with_environment(f"AZUREML_RUN_ID={handle['run_id']}".encode()):
+                try:
+                    os.kill(pid, SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+    def collect(self, handle: Handle, into: str) -> None:
+        """Nothing to bring: the working copy is already here."""
+
+
+def _runtime(handle: Handle) -> dict[str, object] | None:
+    import json
+
+    try:
+        with open(handle["job"] + "/started.json", "rb") as file:
+            started: dict[str, object] = json.load(file)
+            return started
+    except FileNotFoundError:
+        return handle["spawned"]  # type: ignore[no-any-return]
+
+
+def _evidence(who: dict[str, object]) -> str:
+    if who.get("boot_id") != processes.boot_id():
+        return "this machine was restarted"
+    return f"process {who['pid']} of the runtime is gone"
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # started by an earlier supervisor: not ours to wait for
+        return
+
+
+def find_program(name: str) -> str | None:
+    """The absolute path of a program: as it is when it holds a separator, else from PATH; None when absent."""
+    if os.sep in name:
+        path = os.path.abspath(os.path.expanduser(name))
+        return path if os.access(path, os.X_OK) and not os.path.isdir(path) else None
+    for folder in os.get_exec_path():
+        candidate = os.path.join(folder, name)
+        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
+            return os.path.abspath(candidate)
+    return None

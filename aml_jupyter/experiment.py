@@ -1,0 +1,450 @@
+"""Use cases of one project: submit a run, look after it, cancel it.
+
+A submit takes the snapshot, writes the run directory and hands it to a supervisor; nothing here is needed by
+the run afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from aml_jupyter import processes, runs
+from aml_jupyter.config import aml_home, find_project
+from aml_jupyter.errors import AmlError, ConfigError, RunFailed, UsageError
+from aml_jupyter.executors import executor_for
+from aml_jupyter.frozen import Value
+from aml_jupyter.job import TERMINAL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from aml_jupyter.config import Project, RunConfiguration, Target
+    from aml_jupyter.runs import Record, RunDirectory
+    from aml_jupyter.snapshot import Rules, Snapshot
+
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+# what the notebook's kernel leaves in its environment and no run should meet
+KERNEL_VARIABLES = ("JPY_", "MPLBACKEND", "PYDEVD_")
+
+
+class Request(Value):
+    """What a person asked for.
+
+    `cell` is the cell's bytes, or None for a script; `secrets` are variables that are written nowhere;
+    `timeout` in seconds.
+    """
+
+    target: str = "local"
+    compute: str | None = None
+    script: str | None = None
+    arguments: tuple[str, ...] = ()
+    cell: bytes | None = None
+    inputs: Mapping[str, object] = {}
+    outputs: tuple[str, ...] = ()
+    params: Mapping[str, object] = {}
+    environment: Mapping[str, str] = {}
+    secrets: Mapping[str, str] = {}
+    timeout: float | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    message: str = ""
+    workdir: str | None = None
+    notebook: str | None = None
+    cell_id: str | None = None
+    rules: Rules | None = None
+    from_run: str | None = None
+    parent_run_id: str | None = None
+
+
+class Plan(Value):
+    """A request resolved against the configuration: all that can be told before the snapshot is taken."""
+
+    request: Request
+    project: Project
+    configuration: RunConfiguration
+    target: Target
+    python: str
+    framework: str
+    command: tuple[str, ...]
+    share: str | None
+    warnings: tuple[str, ...]
+    source_run: RunDirectory | None = None
+
+
+class Starter:
+    """A supervisor that is starting and waits to be told its run."""
+
+    def __init__(self) -> None:
+        read, self._write = os.pipe()
+        try:
+            self._pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-S", "-E", "-s", PACKAGE + "/supervisor.py"],
+                run_environment(),
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, read, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setsid=True,
+            )
+        finally:
+            os.close(read)
+
+    def go(self, directory: str, secrets: Mapping[str, str]) -> None:
+        """Tell the run directory; variables that may be written nowhere go the same way."""
+        import json
+
+        order = json.dumps({"directory": directory, "environment": dict(secrets)}).encode() + b"\n"
+        try:
+            os.write(self._write, order)
+        except BrokenPipeError:
+            raise AmlError(
+                "the run's supervisor did not start",
+                code="supervisor.error",
+                hint=f"Start it again: aml resume {os.path.basename(directory)}",
+            ) from None
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Close the pipe: a supervisor that was told nothing ends by itself."""
+        os.close(self._write)
+        # the process that was started has handed over to its child at once: this does not wait for the run
+        os.waitpid(self._pid, 0)
+
+
+def run_environment() -> dict[str, str]:
+    """This process's environment without what belongs to its kernel."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(KERNEL_VARIABLES)}
+
+
+def plan(request: Request, project: Project | None = None) -> Plan:
+    """Resolve a request against the configuration; nothing is copied, sent or started.
+
+    Raises ConfigError, TargetUnavailable, UsageError or CellError.
+    """
+    project = project or find_project()
+    source = runs.find(request.from_run, aml_home(), project) if request.from_run else None
+    configuration, target = project.resolve(request.target, request.compute)
+    executor = executor_for(target.kind)
+    executor.check(target)
+    python = executor.python(target)
+    warnings = [*configuration.warnings, *target.warnings]
+    if project.notice:
+        warnings.append(project.notice)
+    framework = _framework(configuration, target, warnings)
+    share = _share(project, target, warnings)
+    command = _command(request, configuration, python, project)
+    return Plan(
+        request=request,
+        project=project,
+        configuration=configuration,
+        target=target,
+        python=python,
+        framework=framework,
+        command=command,
+        share=share,
+        warnings=tuple(warnings),
+        source_run=source,
+    )
+
+
+def submit(request: Request, project: Project | None = None) -> RunDirectory:
+    """Take the snapshot, write the run and hand it to a supervisor; returns as soon as the run exists.
+
+    Raises what `plan` raises, SnapshotError, ValueTransferError.  Nothing is left when it raises.
+    """
+    planned = plan(request, project)
+    # its interpreter starts while the snapshot is taken
+    starter = Starter()
+    try:
+        directory = _write(planned)
+    except BaseException:
+        starter.leave()
+        raise
+    starter.go(directory.path, {**request.environment, **request.secrets})
+    return directory
+
+
+def _framework(configuration: RunConfiguration, target: Target, warnings: list[str]) -> str:
+    """PySpark where Spark is found and Python elsewhere, unless the run configuration says which."""
+    wanted = configuration.framework
+    if wanted == "Python":
+        return wanted
+    spark = _spark_location(target)
+    if wanted is None:
+        found = "PySpark" if spark else "Python"
+        if configuration.file:
+            where = f"found {spark}" if spark else "no Spark was found"
+            warnings.append(f"{configuration.file} names no Framework: {found} is used ({where})")
+        return found
+    if spark is None:
+        raise ConfigError(
+            f"{configuration.file or configuration.name}: Framework is PySpark, and target {target.name!r} has"
+            " neither a spark-submit nor a pyspark package",
+            code="target.spark_missing",
+            hint="pip install pyspark into the target's Python, set sparkSubmitLocation in the .compute file,"
+            " or set Framework: Python.",
+        )
+    return wanted
+
+
+def _spark_location(target: Target) -> str | None:
+    from aml_jupyter.executors.local import find_program
+
+    if target.spark_submit_location and (found := find_program(target.spark_submit_location)):
+        return found
+    if found := find_program("spark-submit"):
+        return found
+    for entry in sys.path:
+        if os.path.isdir(entry + "/pyspark"):
+            return entry + "/pyspark"
+    return None
+
+
+def _share(project: Project, target: Target, warnings: list[str]) -> str | None:
+    from aml_jupyter import share
+
+    found = share.resolve(project, target)
+    if found is None:
+        if reason := share.share_reason(target):
+            warnings.append(reason)
+        return None
+    return found.path
+
+
+def _command(
+    request: Request, configuration: RunConfiguration, python: str, project: Project
+) -> tuple[str, ...]:
+    """The command below the interpreter: the cell's driver is put in when the run directory is known."""
+    if request.cell is not None:
+        return (python, *(request.arguments or configuration.argument_vector[1:]))
+    vector = configuration.command(request.script, request.arguments)
+    if not vector:
+        raise UsageError(
+            "no script was given, and the run configuration's ArgumentVector names none",
+            hint="aml run TARGET script.py -- arguments",
+        )
+    params = tuple(f"--{name}={value}" for name, value in request.params.items())
+    return (python, _script_in_project(vector[0], project.root), *vector[1:], *params)
+
+
+def _script_in_project(script: str, root: str) -> str:
+    """The script's path below the project, with `/`; as typed from the working folder or from the root."""
+    script = script.replace("\\", "/")
+    here = os.path.abspath(script)
+    for path in (here, os.path.join(root, script)):
+        inside = os.path.relpath(path, root)
+        if not inside.startswith("..") and os.path.isfile(path):
+            return inside.replace(os.sep, "/")
+    raise UsageError(
+        f"there is no script {script!r} in the project {root}",
+        code="run.script_missing",
+        hint="Give a path inside the project; everything else is not copied to the run.",
+    )
+
+
+def _take_snapshot(planned: Plan, store: Any) -> Snapshot:
+    from aml_jupyter.snapshot import Rules, Snapshot
+
+    if planned.source_run:
+        source = runs.read_record(planned.source_run)
+        return Snapshot(
+            id=source.snapshot_id, files=source.snapshot_files, bytes=source.snapshot_bytes, warnings=()
+        )
+    rules = planned.request.rules or Rules()
+    notebook = planned.request.notebook
+    if notebook and notebook not in rules.include:
+        rules = rules.replace(leave_out=(*rules.leave_out, notebook))
+    taken: Snapshot = store.take(planned.project.root, rules)
+    return taken
+
+
+def _write(planned: Plan) -> RunDirectory:
+    """The whole run directory; it becomes a run with the rename of `run.json`, the last thing written."""
+    from aml_jupyter.snapshot import Store
+
+    request, project, home = planned.request, planned.project, aml_home()
+    began = time.monotonic()
+    store = Store(home + "/snapshots")
+    snapshot = _take_snapshot(planned, store)
+    spent = round(time.monotonic() - began, 6)
+    directory = runs.create(home, project)
+    try:
+        _write_job(planned, directory, snapshot, home)
+        record = _record(planned, directory, snapshot, spent)
+        if request.name or request.tags or request.message:
+            runs.set_labels(directory, name=request.name, tags=request.tags, note=request.message)
+        runs.write_record(directory, record)
+    except BaseException:
+        runs.discard(directory)
+        raise
+    return directory
+
+
+def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home: str) -> None:
+    request = planned.request
+    os.makedirs(directory.job, mode=0o700, exist_ok=True)
+    place_runtime(directory.job + "/runtime")
+    command = planned.command
+    if request.cell is not None:
+        from aml_jupyter.cell import write_cell
+
+        write_cell(directory.job, request.cell, request.inputs, request.outputs, request.params)
+        command = (command[0], directory.job + "/runtime/run_cell.py", *command[1:])
+    environment = dict(planned.configuration.environment_variables)
+    if planned.share:
+        environment["AZUREML_NATIVE_SHARE_DIRECTORY"] = planned.share
+    runs.write_json(
+        directory.job + "/request.json",
+        {
+            "format": 1,
+            "run_id": directory.run_id,
+            "kind": planned.target.kind,
+            "python": planned.python,
+            "command": list(command),
+            "cwd": os.path.normpath(os.path.join(directory.work, request.workdir or ".")),
+            "environment": environment,
+            "timeout": request.timeout,
+            "grace": 10.0,
+            "log_limit": 1 << 30,
+            "cell": request.cell is not None,
+            "snapshots": home + "/snapshots",
+            "snapshot_id": snapshot.id,
+            "share": planned.share,
+        },
+        sync=False,
+    )
+
+
+def place_runtime(into: str) -> None:
+    """Copy the runtime, with byte code for the running interpreter, so that a run ends with what it began with."""
+    source = PACKAGE + "/runtime"
+    for folder, names, files in os.walk(source):
+        target = into + folder[len(source) :]
+        os.mkdir(target, 0o700)
+        names[:] = [name for name in names if name != "__pycache__"]
+        for name in files:
+            _copy_with_bytecode(folder, name, target)
+
+
+def _copy_with_bytecode(folder: str, name: str, target: str) -> None:
+    stat = os.stat(f"{folder}/{name}")
+    _copy(f"{folder}/{name}", f"{target}/{name}")
+    # byte code is valid for a source of this time and size
+    os.utime(f"{target}/{name}", ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+    if not name.endswith(".py"):
+        return
+    compiled = f"__pycache__/{name[:-3]}.{sys.implementation.cache_tag}.pyc"
+    if not os.path.exists(f"{folder}/{compiled}"):
+        import py_compile
+
+        try:
+            py_compile.compile(f"{folder}/{name}", doraise=True)
+        except OSError:  # installed read only and without byte code: the run compiles for itself
+            return
+    if not os.path.isdir(target + "/__pycache__"):
+        os.mkdir(target + "/__pycache__", 0o700)
+    _copy(f"{folder}/{compiled}", f"{target}/{compiled}")
+
+
+def _copy(source: str, target: str) -> None:
+    with open(source, "rb") as read, open(target, "xb") as write:
+        write.write(read.read())
+
+
+def _record(planned: Plan, directory: RunDirectory, snapshot: Snapshot, snapshot_seconds: float) -> Record:
+    request, project = planned.request, planned.project
+    script = None if request.cell is not None else planned.command[1]
+    return runs.new_record(
+        directory,
+        project,
+        target=planned.target.name,
+        kind=planned.target.kind,
+        run_configuration=planned.configuration.name,
+        framework=planned.framework,
+        script_name=script or "<cell>",
+        arguments=planned.command[1:] if request.cell is not None else planned.command[2:],
+        cell_sha256=_sha256(request.cell) if request.cell is not None else None,
+        notebook=request.notebook,
+        cell_id=request.cell_id,
+        params={name: value for name, value in request.params.items()},
+        environment_names=tuple(sorted(planned.configuration.environment_variables)),
+        environment_secret=tuple(sorted({**request.environment, **request.secrets})),
+        interpreter=planned.python,
+        snapshot_id=snapshot.id,
+        snapshot_files=snapshot.files,
+        snapshot_bytes=snapshot.bytes,
+        git=_git(planned),
+        share=planned.share,
+        warnings=(*planned.warnings, *snapshot.warnings),
+        phases={"snapshot": snapshot_seconds},
+        parent_run_id=request.parent_run_id,
+        supervisor={"executable": sys.executable, "sys_path": [p for p in sys.path if p]},
+    )
+
+
+def _git(planned: Plan) -> dict[str, Any] | None:
+    if not os.path.exists(planned.project.root + "/.git"):
+        return None
+    from aml_jupyter.snapshot import git_state
+
+    state = git_state(planned.project.root)
+    return state.as_dict() if state else None
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
+def resume(directory: RunDirectory, secrets: Mapping[str, str] | None = None) -> bool:
+    """Give a run without a supervisor a new one; False when it has one or has ended."""
+    record = runs.read_record(directory)
+    if record.status in TERMINAL or runs.supervised(directory):
+        return False
+    starter = Starter()
+    starter.go(directory.path, secrets or {})
+    return True
+
+
+def cancel(directory: RunDirectory, *, kill: bool = False) -> None:
+    """Ask a run to end; where nobody supervises it, a new supervisor carries the request out."""
+    runs.request_cancel(directory, kill=kill)
+    resume(directory)
+
+
+def wait(directory: RunDirectory, timeout: float | None = None) -> Record:
+    """Block until a run has ended and return its record; continues a run whose supervisor died.
+
+    Raises RunFailed with code `run.wait_timeout` after `timeout` seconds.
+    """
+    due = None if timeout is None else time.monotonic() + timeout
+    while True:
+        resume(directory)
+        if _await_supervisor(directory, due):
+            record = runs.read_record(directory)
+            if record.status in TERMINAL:
+                return record
+        if due is not None and time.monotonic() >= due:
+            raise RunFailed(
+                f"{directory.run_id} has not ended after {timeout:g} s", code="run.wait_timeout",
+                run_id=directory.run_id, exit_code=124,
+            )  # fmt: skip
+
+
+def _await_supervisor(directory: RunDirectory, due: float | None) -> bool:
+    """Sleep until the supervisor has gone, or for a second; True when it is gone."""
+    seconds = 1.0 if due is None else max(0.0, min(1.0, due - time.monotonic()))
+    who = runs.supervisor_identity(directory)
+    if who is not None:
+        processes.wait_end(who, seconds)
+    elif runs.load_record(directory).status not in TERMINAL:
+        time.sleep(min(seconds, 0.005))
+    return not runs.supervised(directory)

@@ -1,0 +1,193 @@
+"""Follows the output of a run from any process: text and events in the order in which they happened."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import time
+from collections import deque
+
+from aml_jupyter import processes, runs
+from aml_jupyter.frozen import Value
+from aml_jupyter.job import TERMINAL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from aml_jupyter.runs import RunDirectory
+
+# the most that is read of a log at once, in bytes: bounds the memory of whoever follows
+BLOCK = 1 << 20
+# seconds between two looks: short while something happens, longer while nothing does
+SHORTEST_LOOK, LONGEST_LOOK = 0.01, 0.1
+
+
+class Text(Value):
+    """Characters a run printed; `stream` is "stdout" or "stderr"."""
+
+    stream: str
+    text: str
+
+
+class Event(Value):
+    """One line of `events.jsonl`."""
+
+    event: dict[str, Any]
+
+
+class Status(Value):
+    """A change of state."""
+
+    status: str
+    reason: str = ""
+
+
+Output = Text | Event | Status
+
+
+class Follower:
+    """Reads what is new of one run's output; holds positions, not content.
+
+    `position` and `events_position` are bytes already read, for one who comes back.
+    """
+
+    def __init__(self, directory: RunDirectory, *, tail: int | None = None) -> None:
+        self.directory = directory
+        self.position = 0
+        self.events_position = 0
+        self.status = ""
+        self._decoders = {
+            name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")
+        }
+        self._status_position = 0
+        self._stderr: deque[tuple[int, int]] = deque()
+        self._waiting: deque[dict[str, Any]] = deque()
+        if tail is not None:
+            self.position = max(0, _size(directory.job + "/log") - tail)
+
+    def read(self) -> Iterator[Output]:
+        """Everything that is new, in order; ends when there is no more for now."""
+        yield from self._read_status()
+        while True:
+            # the log's size first: every event that precedes these bytes is then in the events file
+            size = min(_size(self.directory.job + "/log"), self.position + BLOCK)
+            self._read_events()
+            before = self.position
+            yield from self._until(size)
+            if self.position == before and not self._due():
+                return
+
+    def follow(self) -> Iterator[Output]:
+        """Everything until the run has ended; yields nothing while nothing happens.
+
+        Ends as well when a run has no supervisor any more: the caller looks at the record.
+        """
+        look = SHORTEST_LOOK
+        while True:
+            supervised = runs.supervised(self.directory)
+            who = runs.supervisor_identity(self.directory)
+            something = False
+            for output in self.read():
+                something = True
+                yield output
+            if not something and (self.status in TERMINAL or not supervised):
+                yield from self._rest()
+                return
+            look = SHORTEST_LOOK if something else min(LONGEST_LOOK, look * 1.5)
+            if who is None:
+                time.sleep(look)
+            else:
+                processes.wait_end(who, look)
+
+    def _rest(self) -> Iterator[Output]:
+        for name, decoder in self._decoders.items():
+            if text := decoder.decode(b"", final=True):
+                yield Text(stream=name, text=text)
+
+    def _read_status(self) -> Iterator[Output]:
+        path = self.directory.status_jsonl
+        lines, self._status_position = _new_lines(path, self._status_position)
+        for line in lines:
+            if line.get("status", self.status) != self.status:
+                self.status = line["status"]
+                yield Status(status=line["status"], reason=line.get("reason", ""))
+
+    def _read_events(self) -> None:
+        path = self.directory.job + "/events.jsonl"
+        lines, self.events_position = _new_lines(path, self.events_position)
+        for event in lines:
+            self._take(event)
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if event.get("type") == "stderr":
+            self._stderr.append((event["start"], event["end"]))
+        elif "type" in event:
+            self._waiting.append(event)
+
+    def _due(self) -> bool:
+        return bool(self._waiting) and self._waiting[0]["at"] <= self.position
+
+    def _until(self, size: int) -> Iterator[Output]:
+        """The text up to a position with the events that belong between."""
+        while True:
+            stop = size
+            if self._waiting:
+                stop = min(size, max(self._waiting[0]["at"], self.position))
+            yield from self._text(stop)
+            if not self._due():
+                if self.position >= size:
+                    return
+                continue
+            yield Event(event=self._waiting.popleft())
+
+    def _text(self, stop: int) -> Iterator[Output]:
+        if stop <= self.position:
+            return
+        fd = os.open(self.directory.job + "/log", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(fd, stop - self.position, self.position)
+        finally:
+            os.close(fd)
+        begin, self.position = self.position, stop
+        for stream, start, end in self._stretches(begin, begin + len(data)):
+            if text := self._decoders[stream].decode(data[start - begin : end - begin]):
+                yield Text(stream=stream, text=text)
+
+    def _stretches(self, begin: int, end: int) -> Iterator[tuple[str, int, int]]:
+        while begin < end:
+            while self._stderr and self._stderr[0][1] <= begin:
+                self._stderr.popleft()
+            if not self._stderr or self._stderr[0][0] >= end:
+                yield "stdout", begin, end
+                return
+            start, stop = self._stderr[0]
+            if start > begin:
+                yield "stdout", begin, start
+                begin = start
+            yield "stderr", begin, min(stop, end)
+            begin = min(stop, end)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _new_lines(path: str, position: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of JSON behind a position, at most a block of them, and the position after them."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(position)
+            data = file.read(BLOCK)
+            if b"\n" not in data:
+                # one line longer than a block
+                data += file.readline() if len(data) == BLOCK else b""
+    except FileNotFoundError:
+        return [], position
+    whole = data[: data.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()], position + len(whole)
