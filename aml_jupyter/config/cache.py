@@ -1,0 +1,96 @@
+"""Parsed files kept by the hash of their bytes, so that a warm run imports neither yaml nor pydantic."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from aml_jupyter.errors import AmlError, ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from aml_jupyter.config.parse import Parsed
+
+PARSER = 1  # raise it when the same bytes come to mean something else
+SIZE_LIMIT = 1 << 20
+
+
+def read(path: str) -> bytes:
+    """The bytes of a configuration file, at most 1 MB.  Raises ConfigError; never waits for a FIFO or device."""
+    from aml_jupyter.confined import read_bounded
+
+    try:
+        return read_bounded(path, SIZE_LIMIT)
+    except AmlError as error:
+        code = "config.too_big" if error.code == "file.too_big" else "config.invalid"
+        raise ConfigError(f"{path}: {error.message}", code=code, hint=error.hint) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(
+            f"{path}: cannot be read: {reason}", hint="Check the file and its permissions."
+        ) from None
+
+
+def load(path: str, kind: str, home: str) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+    """The fields and warnings of a file; `kind` is the parser's name.  Raises ConfigError."""
+    data = read(path)
+    kept = f"{home}/cache/config/{digest(kind, data)}.json"
+    return _kept(kept, kind) or _parse(path, kind, data, kept)
+
+
+def digest(kind: str, data: bytes) -> str:
+    """The name under which what the bytes mean is kept."""
+    return sha256(f"{PARSER} {kind}\n".encode() + data)
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 in hex, without the 4 ms of importing hashlib where the interpreter has it built in."""
+    try:
+        from _sha2 import sha256 as made  # type: ignore[import-not-found,unused-ignore]  # Python 3.12
+    except ImportError:
+        from hashlib import sha256 as made
+    return str(made(data).hexdigest())
+
+
+def _kept(kept: str, kind: str) -> tuple[dict[str, Any], list[tuple[int, str]]] | None:
+    from aml_jupyter.confined import read_bounded
+
+    try:
+        document = json.loads(read_bounded(kept, 4 * SIZE_LIMIT))
+        if document["format"] == PARSER and document["kind"] == kind:
+            fields: dict[str, Any] = document["fields"]
+            return fields, [(int(line), str(text)) for line, text in document["warnings"]]
+    except (OSError, AmlError, ValueError, TypeError, LookupError):
+        pass  # absent or damaged: it is made again from the file itself
+    return None
+
+
+def _parse(path: str, kind: str, data: bytes, kept: str) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+    parsed = _parser(kind)(data, path)
+    if not parsed.secret:
+        _keep(kept, kind, parsed)
+    return parsed.fields, parsed.warnings
+
+
+def _parser(kind: str) -> Callable[[bytes, str], Parsed]:
+    from aml_jupyter.config import parse
+
+    parsers = {
+        "compute": parse.compute,
+        "runconfig": parse.run_configuration,
+    }
+    return parsers[kind]
+
+
+def _keep(kept: str, kind: str, parsed: Parsed) -> None:
+    from aml_jupyter.confined import write_atomic
+
+    document = {"format": PARSER, "kind": kind, "fields": parsed.fields, "warnings": parsed.warnings}
+    try:
+        os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
+        write_atomic(kept, json.dumps(document).encode(), sync=False)
+    except (OSError, AmlError):
+        pass  # the cache only saves time; a full or read-only disk is told where it matters

@@ -1,0 +1,229 @@
+"""What a project is called: by its `Scope`, else by its folder, remembered so that two never share a name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from aml_jupyter.config import cache
+from aml_jupyter.errors import ConfigError
+from aml_jupyter.frozen import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+ACCOUNT = "local"
+WORKSPACE = "default"
+SCOPE_FILES = (".azureml/project.json", "aml_config/project.json")
+MARKERS = ("aml_config", ".git", ".azureml")
+
+_LONGEST = 128
+_RESERVED = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
+
+
+class Identity(Value):
+    """Account, workspace and name of a project; `notice` is what the person is told of it, once."""
+
+    account: str = ACCOUNT
+    workspace: str = WORKSPACE
+    name: str
+    scope_file: str | None = None
+    notice: str | None = None
+
+
+def identify(root: str, home: str) -> Identity:
+    """The identity of the project in `root`.  Raises ConfigError for a damaged or hostile scope file."""
+    for relative in SCOPE_FILES:
+        path = f"{root}/{relative}"
+        if os.path.lexists(path):
+            return _from_scope(path)
+    return _remembered(root, home) or _register(root, home)
+
+
+def name_problem(name: str) -> str:
+    """Why this may not be the name of an account, workspace or project; empty when it may."""
+    if not name or name != name.strip():
+        return "is empty, or begins or ends with a blank"
+    if name in (".", "..") or name.endswith(".") or name.startswith("-"):
+        return "may not begin with - or end with a dot"
+    if len(name) > _LONGEST or len(name.encode("utf-8", "replace")) > _LONGEST:
+        return f"is longer than {_LONGEST} bytes"
+    if _FORBIDDEN.search(name):
+        return 'may not hold / \\ : * ? " < > | or control characters'
+    if _RESERVED.fullmatch(name):
+        return "is a name that Windows keeps for a device"
+    return ""
+
+
+# --- by the scope file --------------------------------------------------------------------------------------
+
+
+def _from_scope(path: str) -> Identity:
+    text = cache.read(path).decode("utf-8-sig", "replace")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise ConfigError(
+            f"{path}:{line}: is not JSON", hint='It holds {"Id": "...", "Scope": "/.../projects/NAME"}.'
+        ) from None
+    scope = document.get("Scope") if isinstance(document, dict) else None
+    if not isinstance(scope, str):
+        raise ConfigError(
+            f"{path}:1: Scope: is missing", hint="Scope ends with accounts/A/workspaces/W/projects/P."
+        )
+    line = text[: max(text.find('"Scope"'), 0)].count("\n") + 1
+    named = {kind: _named(scope, kind, f"{path}:{line}") for kind in ("accounts", "workspaces", "projects")}
+    if not named["projects"]:
+        raise ConfigError(
+            f"{path}:{line}: Scope: names no project",
+            hint="Scope ends with accounts/A/workspaces/W/projects/P.",
+        )
+    return Identity(
+        account=named["accounts"] or ACCOUNT,
+        workspace=named["workspaces"] or WORKSPACE,
+        name=named["projects"],
+        scope_file=path,
+    )
+
+
+def _named(scope: str, kind: str, place: str) -> str:
+    """The name after `kind`: what stands there up to the next kind, so that a slash in a name is seen."""
+    found = re.search(rf"(?is)/{kind}/(.*?)(?:/(?:accounts|workspaces|projects)/|/?\Z)", scope)
+    if found is None:
+        return ""
+    problem = name_problem(found[1])
+    if problem:
+        raise ConfigError(
+            f"{place}: Scope: {kind[:-1]} {found[1][:60]!r} {problem}",
+            hint="Names become folders: change it here.",
+        )
+    return found[1]
+
+
+# --- by the folder ------------------------------------------------------------------------------------------
+
+
+def _record_path(root: str, home: str) -> str:
+    return f"{home}/projects/{cache.sha256(os.fsencode(root))[:32]}.json"
+
+
+def _read_record(path: str) -> dict[str, Any] | None:
+    from aml_jupyter.confined import read_bounded
+    from aml_jupyter.errors import AmlError
+
+    try:
+        record = json.loads(read_bounded(path, 1 << 16))
+        if isinstance(record, dict) and not name_problem(record["name"]) and isinstance(record["root"], str):
+            return record
+    except (OSError, AmlError, ValueError, LookupError, TypeError):
+        pass  # absent or damaged: the folder is registered again
+    return None
+
+
+def _remembered(root: str, home: str) -> Identity | None:
+    record = _read_record(_record_path(root, home))
+    return Identity(name=record["name"]) if record and record["root"] == root else None
+
+
+def _register(root: str, home: str) -> Identity:
+    """Give the folder a name that no other folder has, under a lock that dies with its process."""
+    import fcntl
+
+    folder = f"{home}/projects"
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        lock = os.open(f"{folder}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        return Identity(
+            name=plain_name(root),
+            notice=f"the project's name cannot be remembered: {folder}: {error.strerror}",
+        )
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _remembered(root, home) or _claim(root, home)
+    finally:
+        os.close(lock)
+
+
+def _claim(root: str, home: str) -> Identity:
+    folder = f"{home}/projects"
+    records = [
+        (entry, record)
+        for entry in sorted(os.listdir(folder))
+        if entry.endswith(".json") and (record := _read_record(f"{folder}/{entry}"))
+    ]
+    evidence = _evidence(root)
+    wanted = plain_name(root)
+    for entry, record in records:
+        if _moved(record, evidence, wanted):
+            _write_record(root, home, record["name"], evidence)
+            os.unlink(f"{folder}/{entry}")
+            return Identity(
+                name=record["name"],
+                notice=f"{record['root']} is now {root}: the project keeps its name {record['name']} and its history",
+            )
+    taken = {str(record["name"]).casefold(): str(record["root"]) for _, record in records}
+    name, number = wanted, 2
+    while name.casefold() in taken:
+        name, number = f"{wanted}-{number}", number + 1
+    _write_record(root, home, name, evidence)
+    other = taken.get(wanted.casefold())
+    return Identity(name=name, notice=_second_notice(root, wanted, name, other) if other else None)
+
+
+def _second_notice(root: str, wanted: str, name: str, other: str) -> str:
+    gone = "" if os.path.isdir(other) else " (which is gone)"
+    return (
+        f"another folder is already called {wanted}: {other}{gone}. "
+        f"{root} is therefore called {name}. Name it for good with: aml config name NAME"
+    )
+
+
+def _evidence(root: str) -> dict[str, Any]:
+    """What a folder keeps when it is moved or renamed on the same file system."""
+    marks: dict[str, int] = {}
+    for name in MARKERS:
+        try:
+            marks[name] = os.lstat(f"{root}/{name}").st_ino
+        except OSError:
+            continue  # most folders have one or two of these
+    try:
+        found = os.stat(root)
+    except OSError:
+        return {}
+    return {"device": found.st_dev, "inode": found.st_ino, "marks": marks}
+
+
+def _moved(record: dict[str, Any], evidence: dict[str, Any], wanted: str) -> bool:
+    """Whether the folder of a record is this one now.  A reused inode alone is not enough."""
+    if not evidence or os.path.lexists(record["root"]):
+        return False
+    if (record.get("device"), record.get("inode")) != (evidence["device"], evidence["inode"]):
+        return False
+    marks = record.get("marks")
+    same_marks = isinstance(marks, dict) and any(
+        marks.get(name) == inode for name, inode in evidence["marks"].items()
+    )
+    return same_marks or plain_name(record["root"]) == wanted
+
+
+def _write_record(root: str, home: str, name: str, evidence: dict[str, Any]) -> None:
+    from aml_jupyter.confined import write_atomic
+
+    document = {"format": 1, "name": name, "root": root, **evidence}
+    write_atomic(_record_path(root, home), json.dumps(document).encode())
+
+
+def plain_name(root: str) -> str:
+    """The folder's name as the name of a project: what may not stand in one becomes a dash."""
+    name = re.sub(r"[^\w.-]|[\ud800-\udfff]", "-", os.path.basename(root)).strip(".-")
+    while len(name.encode()) > 100:
+        name = name[:-1]
+    name = name.strip(".-")
+    if _RESERVED.fullmatch(name):
+        name = f"project-{name}"
+    return name or "project"
