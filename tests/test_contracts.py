@@ -1,0 +1,81 @@
+"""The order of the modules is held by import-linter, and import-linter is shown to hold it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# (module file, a line that breaks the order, what the report must name)
+VIOLATIONS = [
+    ("executors/local.py", "from aml_jupyter import runs", "aml_jupyter.executors.local -> aml_jupyter.runs"),
+    (
+        "executors/local.py",
+        "from aml_jupyter import artifacts",
+        "aml_jupyter.executors.local -> aml_jupyter.artifacts",
+    ),
+    ("config/__init__.py", "from aml_jupyter import snapshot", "aml_jupyter.config -> aml_jupyter.snapshot"),
+    (
+        "supervisor.py",
+        "from aml_jupyter import experiment",
+        "aml_jupyter.supervisor -> aml_jupyter.experiment",
+    ),
+    (
+        "experiment.py",
+        "from aml_jupyter import supervisor",
+        "aml_jupyter.experiment -> aml_jupyter.supervisor",
+    ),
+    ("cli.py", "from aml_jupyter import magics", "aml_jupyter.cli -> aml_jupyter.magics"),
+    ("share.py", "import docker", "aml_jupyter.share -> docker"),
+    ("snapshot/__init__.py", "import yaml", "aml_jupyter.snapshot -> yaml"),
+    ("commands.py", "import sqlite3", "aml_jupyter.commands -> sqlite3"),
+    ("runs/__init__.py", "import pydantic", "aml_jupyter.runs -> pydantic"),
+    ("experiment.py", "import IPython", "aml_jupyter.experiment -> IPython"),
+    ("helpers.py", "", "aml_jupyter.helpers"),
+]
+
+
+def lint(folder: Path) -> tuple[int, str]:
+    """Exit status and report of import-linter for the package in `folder`."""
+    program = (
+        "import sys; sys.path.insert(0, ''); from importlinter.cli import lint_imports_command as run; run()"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, "--no-cache", "--config", str(ROOT / "pyproject.toml")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "PYTHONPATH": str(folder), "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    return answer.returncode, answer.stdout + answer.stderr
+
+
+@pytest.fixture(scope="module")
+def report_of_violations(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("violations")
+    package = folder / "aml_jupyter"
+    shutil.copytree(ROOT / "aml_jupyter", package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, line, _ in VIOLATIONS:
+        # inside a function: a late import counts like any other
+        with (package / name).open("a") as file:
+            file.write(f"\n\ndef _violation() -> None:\n    {line or 'pass'}\n")
+    code, report = lint(folder)
+    assert code != 0
+    return report
+
+
+def test_the_package_keeps_its_contracts() -> None:
+    code, report = lint(ROOT)
+    assert code == 0, report
+
+
+@pytest.mark.parametrize(("name", "line", "named"), VIOLATIONS)
+def test_an_import_against_the_order_is_reported(
+    report_of_violations: str, name: str, line: str, named: str
+) -> None:
+    assert named in report_of_violations

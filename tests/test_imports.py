@@ -1,0 +1,56 @@
+"""What an import costs: no SDK before it is used, no slow standard module on the way of every run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SDKS = "docker azure yaml pydantic pandas numpy pyarrow jsonschema jupyter_server ipywidgets sqlite3 tornado"
+
+# each costs as much as starting an interpreter, and every run starts several
+SLOW = (
+    "dataclasses typing pathlib subprocess inspect tempfile logging traceback shutil sqlite3 yaml pydantic "
+    "asyncio psutil argparse.gettext importlib.metadata urllib.request email http ssl socket"
+)
+
+HOT = [
+    *("errors", "frozen", "job", "processes", "confined", "config", "snapshot", "share", "runs"),
+    *("experiment", "follow", "executors", "executors.local", "supervisor", "commands", "cli"),
+]
+
+
+def loaded_by(code: str, *flags: str) -> set[str]:
+    """The modules that a fresh interpreter holds after running `code`."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}\nprint('LOADED', *sys.modules)"
+    answer = subprocess.run([sys.executable, *flags, "-c", program], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    return set(answer.stdout.rpartition("LOADED")[2].split())
+
+
+def test_a_bare_import_loads_no_sdk() -> None:
+    assert not loaded_by("import aml_jupyter") & set(SDKS.split())
+
+
+def test_loading_the_extension_loads_no_sdk() -> None:
+    code = (
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        "before = set(sys.modules)\n"
+        "shell.run_line_magic('load_ext', 'aml_jupyter')\n"
+        "after = set(sys.modules) - before\n"
+        "sys.modules.clear(); sys.modules.update(dict.fromkeys(after))"
+    )
+    loaded = loaded_by(code)
+    assert "aml_jupyter.magics" in loaded
+    assert not loaded & set(SDKS.split())
+
+
+@pytest.mark.parametrize("module", HOT)
+def test_a_module_that_every_run_imports_loads_nothing_slow(module: str) -> None:
+    loaded = loaded_by(f"import aml_jupyter.{module}", "-S", "-E", "-s")
+    assert not loaded & set(SLOW.split())
