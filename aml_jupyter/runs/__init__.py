@@ -1,0 +1,123 @@
+"""Runs: their directories, records and labels.  The files are the truth; the index only answers questions.
+
+create, discard           a new run directory; it becomes a run with its first record
+new_record, write_record  the record: replaced whole, its ending written once
+read_record               the record with everything that happened since, writing nothing
+set_labels                what people add later
+find                      the run that a reference means
+History                   rows of many runs (its module is loaded when it is first used)
+check, remove             what is damaged; the end of a run's files
+"""
+
+from __future__ import annotations
+
+from aml_jupyter.runs.directory import (
+    RunDirectory,
+    all_directories,
+    at,
+    create,
+    discard,
+    mark_changed,
+    write_json,
+)
+from aml_jupyter.runs.evidence import (
+    Labels,
+    append_status,
+    cancel_request,
+    heartbeat_age,
+    job_alive,
+    read_labels,
+    read_record,
+    request_cancel,
+    supervised,
+    supervisor_identity,
+    unfinished,
+)
+from aml_jupyter.runs.record import Record, load_record, new_record, seal, times, unseal, utc, write_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from aml_jupyter.runs.check import Finding as Finding
+    from aml_jupyter.runs.check import check as check
+    from aml_jupyter.runs.index import History as History
+    from aml_jupyter.runs.index import runs_frame as runs_frame
+    from aml_jupyter.runs.labels import add_tag as add_tag
+    from aml_jupyter.runs.labels import hide as hide
+    from aml_jupyter.runs.labels import pin as pin
+    from aml_jupyter.runs.labels import remove_tag as remove_tag
+    from aml_jupyter.runs.labels import set_labels as set_labels
+    from aml_jupyter.runs.labels import set_name as set_name
+    from aml_jupyter.runs.labels import set_note as set_note
+    from aml_jupyter.runs.references import find as find
+    from aml_jupyter.runs.removal import remove as remove
+
+__all__ = [
+    "Finding",
+    "History",
+    "Labels",
+    "Record",
+    "RunDirectory",
+    "add_tag",
+    "all_directories",
+    "append_status",
+    "at",
+    "cancel_request",
+    "check",
+    "create",
+    "discard",
+    "find",
+    "heartbeat_age",
+    "hide",
+    "job_alive",
+    "load_record",
+    "mark_changed",
+    "new_record",
+    "pin",
+    "read_labels",
+    "read_record",
+    "remove",
+    "remove_tag",
+    "request_cancel",
+    "runs_frame",
+    "seal",
+    "set_labels",
+    "set_name",
+    "set_note",
+    "supervised",
+    "supervisor_identity",
+    "times",
+    "unfinished",
+    "unseal",
+    "utc",
+    "write_json",
+    "write_record",
+]
+
+# what a run itself never needs is loaded when it is first asked for
+_LATER = {
+    "Finding": "check",
+    "check": "check",
+    "History": "index",
+    "runs_frame": "index",
+    "add_tag": "labels",
+    "hide": "labels",
+    "pin": "labels",
+    "remove_tag": "labels",
+    "set_labels": "labels",
+    "set_name": "labels",
+    "set_note": "labels",
+    "find": "references",
+    "remove": "removal",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    globals()[name] = found
+    return found

@@ -1,0 +1,105 @@
+"""What people add to a run at any time: name, description, tags, notes, pinned, hidden."""
+
+from __future__ import annotations
+
+from aml_jupyter.confined import write_atomic
+from aml_jupyter.errors import UsageError
+from aml_jupyter.job import FORMAT
+from aml_jupyter.runs.directory import RunDirectory, mark_changed, with_reserve
+from aml_jupyter.runs.evidence import read_labels
+from aml_jupyter.runs.locks import exclusive
+from aml_jupyter.runs.record import seal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+# characters; beyond them it is content, not a label
+_LIMITS = {"name": 250, "tag": 250, "value": 5000, "note": 65_536, "description": 65_536}
+MOST_TAGS = 1000
+
+
+def set_labels(
+    directory: RunDirectory,
+    *,
+    name: str | None = None,
+    tags: Iterable[str] | Mapping[str, str] = (),
+    note: str | None = None,
+    description: str | None = None,
+    remove_tags: Iterable[str] = (),
+    pinned: bool | None = None,
+    hidden: bool | None = None,
+) -> None:
+    """Change what is given, keep the rest; `tags` are added as `NAME` or `NAME=VALUE`.
+
+    An empty name, note or description removes it.  Raises UsageError `label.invalid`.
+    """
+    added = parse_tags(tags)
+    changes: dict[str, Any] = {"name": name, "note": note, "description": description}
+    changes = {key: _checked(key, text) for key, text in changes.items() if text is not None}
+    changes.update({k: v for k, v in (("pinned", pinned), ("hidden", hidden)) if v is not None})
+    with exclusive(directory.path + "/labels.lock"):
+        labels = {**read_labels(directory).as_dict(), **changes}
+        kept = {key: value for key, value in labels["tags"].items() if key not in set(remove_tags)}
+        labels["tags"] = {**kept, **added}
+        if len(labels["tags"]) > MOST_TAGS:
+            raise UsageError(f"a run has at most {MOST_TAGS} tags", code="label.invalid")
+        labels["name"] = labels["name"] or None
+        data = seal({"format": FORMAT, **labels})
+        mark_changed(directory)
+        with_reserve(directory.labels_json, lambda: write_atomic(directory.labels_json, data))
+        mark_changed(directory)
+
+
+def parse_tags(tags: Iterable[str] | Mapping[str, str]) -> dict[str, str]:
+    """Tags as name and value; `NAME` alone has an empty value."""
+    pairs = tags.items() if hasattr(tags, "items") else (tag.partition("=")[::2] for tag in tags)
+    found = {}
+    for key, value in pairs:
+        if not key.strip():
+            raise UsageError("a tag needs a name: NAME or NAME=VALUE", code="label.invalid")
+        found[_checked("tag", key.strip())] = _checked("value", str(value))
+    return found
+
+
+def _checked(what: str, text: str) -> str:
+    if len(text) > _LIMITS[what]:
+        raise UsageError(
+            f"a {what} has at most {_LIMITS[what]} characters, not {len(text)}", code="label.invalid"
+        )
+    if what in ("name", "tag") and not text.isprintable():
+        raise UsageError(f"a {what} may not hold control characters: {text!a}", code="label.invalid")
+    if text.startswith("@") and what == "name":
+        raise UsageError("a name may not begin with @, which begins a reference", code="label.invalid")
+    return text
+
+
+def set_name(directory: RunDirectory, name: str) -> None:
+    """Name a run; an empty name takes it away."""
+    set_labels(directory, name=name)
+
+
+def add_tag(directory: RunDirectory, tag: str, value: str = "") -> None:
+    """Add or change a tag."""
+    set_labels(directory, tags={tag: value})
+
+
+def remove_tag(directory: RunDirectory, tag: str) -> None:
+    """Take a tag away; one that is not there is no error."""
+    set_labels(directory, remove_tags=(tag,))
+
+
+def set_note(directory: RunDirectory, note: str) -> None:
+    """Replace the notes."""
+    set_labels(directory, note=note)
+
+
+def pin(directory: RunDirectory, pinned: bool = True) -> None:
+    """Keep a run from being cleaned up, or let go of it."""
+    set_labels(directory, pinned=pinned)
+
+
+def hide(directory: RunDirectory, hidden: bool = True) -> None:
+    """Leave a run out of lists, or show it again."""
+    set_labels(directory, hidden=hidden)

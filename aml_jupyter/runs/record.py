@@ -1,0 +1,295 @@
+"""The record of a run: a value, its sealed JSON, and the one way to replace it."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import math
+import os
+import time
+
+from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
+from aml_jupyter.errors import AmlError, ConfinedError, HistoryError
+from aml_jupyter.frozen import Value
+from aml_jupyter.job import FORMAT, TERMINAL, check_format
+from aml_jupyter.runs.directory import (
+    LARGEST,
+    RunDirectory,
+    mark_changed,
+    next_run_number,
+    not_a_run,
+    with_reserve,
+)
+from aml_jupyter.runs.locks import exclusive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Self
+
+    from aml_jupyter.job import Exit
+    from aml_jupyter.runs.directory import Scope
+
+_EMPTY: Mapping[str, Any] = {}
+# fields that are kept in labels.json
+LABELS = ("name", "description", "tags", "note", "pinned", "hidden")
+_TUPLES = frozenset(["arguments", "environment_names", "environment_secret", "not_kept", "warnings"])
+_ENDING = ("status", "reason", "exit_code", "signal", "end_time_utc")
+
+
+class Record(Value):
+    """Everything that is known of a run.
+
+    Times are ISO 8601 in UTC, durations and phases seconds; `arguments` are as given to the script;
+    `artifacts` counts the artifacts that are kept, `not_kept` names files that were written elsewhere.
+    """
+
+    run_id: str
+    format: int = FORMAT
+    uuid: str = ""
+    run_number: int = 0
+    account: str = "local"
+    workspace: str = "default"
+    project: str = ""
+    project_root: str = ""
+    target: str = ""
+    kind: str = "local"
+    run_configuration: str = ""
+    framework: str | None = None
+    script_name: str | None = None
+    arguments: tuple[str, ...] = ()
+    cell_sha256: str | None = None
+    notebook: str | None = None
+    cell_id: str | None = None
+    params: Mapping[str, Any] = _EMPTY
+    environment_names: tuple[str, ...] = ()
+    environment_secret: tuple[str, ...] = ()
+    interpreter: str = ""
+    python_version: str = ""
+    snapshot_id: str = ""
+    snapshot_files: int = 0
+    snapshot_bytes: int = 0
+    git: Mapping[str, Any] | None = None
+    share: str | None = None
+    created_utc: str = ""
+    start_time_utc: str | None = None
+    end_time_utc: str | None = None
+    duration: float | None = None
+    status: str = "NotStarted"
+    reason: str = ""
+    error: Mapping[str, str] | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    phases: Mapping[str, float] = _EMPTY
+    metrics: Mapping[str, Any] = _EMPTY
+    artifacts_state: str = "none"
+    artifacts: int = 0
+    not_kept: tuple[str, ...] = ()
+    not_kept_count: int = 0
+    warnings: tuple[str, ...] = ()
+    user_id: str = ""
+    parent_run_id: str | None = None
+    experiment_id: str = ""
+    heartbeat_enabled: bool = True
+    properties: Mapping[str, Any] = _EMPTY
+    supervisor: Mapping[str, Any] = _EMPTY
+    # from labels.json, never written to run.json
+    name: str | None = None
+    description: str = ""
+    tags: Mapping[str, str] = _EMPTY
+    note: str = ""
+    pinned: bool = False
+    hidden: bool = False
+    # keys of run.json that this version does not know; written back as they were
+    extra: Mapping[str, Any] = _EMPTY
+
+    @property
+    def ended(self) -> bool:
+        """Whether the ending is written: it never changes again."""
+        return self.status in TERMINAL
+
+    def environment_secret_given(self, secrets: Mapping[str, str]) -> bool:
+        """Whether every variable that is kept nowhere is among `secrets`."""
+        return all(name in secrets for name in self.environment_secret)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of run.json, without its checksum."""
+        document = {
+            name: list(value) if name in _TUPLES else value
+            for name, value in self.as_dict().items()
+            if name not in LABELS and name != "extra"
+        }
+        return {**self.extra, **document}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read run.json; of a newer format, whatever this version knows."""
+        fields: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for name, value in document.items():
+            if name in _KNOWN:
+                fields[name] = tuple(value) if name in _TUPLES else value
+            elif name != "crc32":
+                extra[name] = value
+        return cls(**fields, extra=extra)
+
+
+_KNOWN = frozenset(Record._fields) - {*LABELS, "extra"}
+
+
+def seal(document: Mapping[str, Any]) -> bytes:
+    """Canonical JSON with a checksum of itself, for files whose damage must be found."""
+    body = {name: value for name, value in document.items() if name != "crc32"}
+    body["crc32"] = binascii.crc32(_canonical(body))
+    return _canonical(body) + b"\n"
+
+
+def unseal(data: bytes, path: str) -> dict[str, Any]:
+    """The document of sealed JSON; HistoryError `record.corrupt` when it is damaged.
+
+    The checksum of a newer format is left to the version that knows it.
+    """
+    try:
+        document = json.loads(data, object_hook=_numbers if b'"$number"' in data else None)
+        newer = document["format"] > FORMAT
+        seal_ = document.pop("crc32", None)
+        whole = newer or seal_ == binascii.crc32(_canonical(document))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise HistoryError(
+            f"{path} is damaged: its checksum does not fit",
+            code="record.corrupt",
+            hint="`aml check` lists what is damaged and what can be done.",
+        )
+    return dict(document)
+
+
+def _canonical(document: Mapping[str, Any]) -> bytes:
+    try:
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # NaN and the infinities are no JSON: carried by name
+        text = json.dumps(_named(document), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii")
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$number": repr(float(value))}
+    if isinstance(value, dict):
+        return {name: _named(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_named(inner) for inner in value]
+    return value
+
+
+def _numbers(found: dict[str, Any]) -> Any:
+    if found.keys() == {"$number"} and found["$number"] in ("nan", "inf", "-inf"):
+        return float(found["$number"])
+    return found
+
+
+def new_record(directory: RunDirectory, project: Scope, **fields: Any) -> Record:
+    """The first record of a run: its numbers, names and time of creation, and the fields given."""
+    given: dict[str, Any] = {
+        "run_id": directory.run_id,
+        "uuid": _uuid(),
+        "run_number": next_run_number(directory),
+        "account": project.account,
+        "workspace": project.workspace,
+        "project": project.name,
+        "project_root": project.root,
+        "experiment_id": project.name,
+        "created_utc": utc(),
+        "user_id": os.environ.get("USER") or os.environ.get("LOGNAME") or str(os.getuid()),
+        "properties": {"CommitId": fields.get("snapshot_id", "")},
+    }
+    return Record(**{**given, **fields})
+
+
+def _uuid() -> str:
+    bits = bytearray(os.urandom(16))
+    bits[6] = bits[6] & 0x0F | 0x40
+    bits[8] = bits[8] & 0x3F | 0x80
+    text = bits.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def utc(nanoseconds: int | None = None) -> str:
+    """A moment (now, or nanoseconds since 1970) as `2026-01-31T23:59:59.123456+00:00`."""
+    whole = time.time_ns() if nanoseconds is None else nanoseconds
+    seconds, rest = divmod(whole, 1_000_000_000)
+    moment = time.gmtime(seconds)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{rest // 1000:06d}+00:00"
+
+
+def times(record: Record, exit_: Exit | None) -> dict[str, Any]:
+    """Beginning, end and duration of a run: those of its runtime where it left an ending."""
+    if exit_ is None:
+        return {"start_time_utc": record.start_time_utc, "end_time_utc": utc(), "duration": record.duration}
+    return {
+        "start_time_utc": exit_.start_utc or record.start_time_utc,
+        "end_time_utc": exit_.end_utc or utc(),
+        "duration": max(0.0, exit_.duration),
+    }
+
+
+def load_record(directory: RunDirectory) -> Record:
+    """The record as it was written, without looking at what happened since.
+
+    Raises RunNotFound `run.missing`, HistoryError `record.corrupt`.
+    """
+    document = _load(directory)
+    try:
+        return Record.from_json(document)
+    except TypeError as error:
+        raise HistoryError(
+            f"{directory.run_json} has no run id: {error}", code="record.corrupt", hint="Run `aml check`."
+        ) from error
+
+
+def _load(directory: RunDirectory) -> dict[str, Any]:
+    try:
+        return unseal(read_bounded(directory.run_json, LARGEST), directory.run_json)
+    except MissingFile as error:
+        raise not_a_run(directory) from error
+    except ConfinedError as error:  # a folder, a FIFO, unreadable, far too big
+        raise HistoryError(str(error.message), code="record.corrupt", hint="Run `aml check`.") from error
+
+
+def write_record(directory: RunDirectory, record: Record, *, sync: bool = True) -> bool:
+    """Replace run.json, whole or not at all; False when another ending is there already and stays.
+
+    What is known later of an ended run (artifacts, metrics) may be added as long as the ending is the same.
+    Raises FormatError for a run of a newer version, HistoryError `history.no_space`, `history.readonly`,
+    `history.locked`.
+    """
+    check_format({"format": record.format}, directory.run_json)
+    data = seal(record.to_json())
+    mark_changed_if_possible(directory)
+    with exclusive(directory.path):
+        if not _may_replace(directory, record):
+            return False
+        with_reserve(directory.run_json, lambda: write_atomic(directory.run_json, data, sync=sync))
+    # again: a reader may have taken the first mark with the record that was there before
+    mark_changed_if_possible(directory)
+    return True
+
+
+def mark_changed_if_possible(directory: RunDirectory) -> None:
+    """Mark a change; on a full disk the record matters more than the mark."""
+    try:
+        mark_changed(directory)
+    except OSError:  # the index finds the change by the file's time at its next full look
+        pass
+
+
+def _may_replace(directory: RunDirectory, record: Record) -> bool:
+    try:
+        before = _load(directory)
+    except AmlError:  # none yet, or damaged: the new one is better
+        return True
+    check_format(before, directory.run_json)
+    if before.get("status") not in TERMINAL:
+        return True
+    return all(before.get(name) == getattr(record, name) for name in _ENDING)
