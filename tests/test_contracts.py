@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -79,3 +80,33 @@ def test_an_import_against_the_order_is_reported(
     report_of_violations: str, name: str, line: str, named: str
 ) -> None:
     assert named in report_of_violations
+
+
+def imports(path: Path) -> set[str]:
+    """The top names that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_the_runtime_and_the_package_do_not_import_each_other() -> None:
+    package = ROOT / "aml_jupyter"
+    runtime = package / "runtime"
+    for path in package.rglob("*.py"):
+        if runtime in path.parents:
+            assert not {name for name in imports(path) if name.split(".")[0] == "aml_jupyter"}, path
+        else:
+            assert not {name for name in imports(path) if name.startswith("aml_jupyter.runtime")}, path
+
+
+def test_the_runtime_is_started_with_the_standard_library_alone() -> None:
+    runtime = ROOT / "aml_jupyter" / "runtime"
+    own = {path.stem for path in runtime.glob("*.py")}
+    for path in runtime.glob("*.py"):
+        if path.stem != "run_cell":  # runs in the user's process, and uses IPython where it finds it
+            tops = {name.split(".")[0] for name in imports(path)}
+            assert tops <= sys.stdlib_module_names | own, path
