@@ -1,0 +1,422 @@
+"""From the exec of the user's process to `exit.json`: pump, watch, cancel, clean up, record."""
+
+import _signal
+import posix
+import select
+import time
+
+import ending
+import events
+import evidence
+import messages
+import pump
+import tree
+from launch import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_NOT_STARTED, LINUX, utc
+
+F_SETPIPE_SZ = 1031
+PIPE_SIZE = 1 << 20
+BUFFER = 1 << 20
+FULL = 256 * 1024  # a read of this size was worth its system call
+HEARTBEAT = 2.0
+LOG_LIMIT = 1 << 30
+GRACE = 10.0
+# of what the main process leaves behind: helpers that end by themselves, TERM, KILL, giving up (seconds)
+LINGER, LINGER_TERM, LINGER_KILL = 0.25, 2.0, 4.0
+SMALL_READS_PER_SECOND = 300.0
+SMALL_READS_AT_ONCE = 64.0
+SYNC_BEFORE = 16 << 20  # a longer log is made durable after the ending, not before
+INFINITE = float("inf")
+
+
+def follow(started: object, problem: str) -> None:
+    """See the job to its end and leave the process."""
+    posix.umask(0o077)
+    job = Follower(started)
+    if problem:
+        job.refuse(EXIT_NOT_STARTED, "request.invalid", problem)
+    elif started.status >= 0:
+        job.check_exec()
+    job.loop()
+    job.finish()
+    posix._exit(0)
+
+
+class Follower:
+    """One job: its process, its streams and how it is being ended."""
+
+    def __init__(self, started: object) -> None:
+        self.started = started
+        self.clock = started.clock
+        request = started.request
+        self.run_id = request.get("run_id", "")
+        self.journal = events.Journal(self.run_id, self.clock)
+        self.log = pump.Log(_number(request.get("log_limit"), LOG_LIMIT), self.journal)
+        self.journal.log = self.log
+        self.messages = messages.Messages(self.journal, self.log, request, self._read_pipes)
+        self.tree = tree.Tree(started.pid, b"AML_JOB=" + started.job, started.reaper)
+        self.timeout = _number(request.get("timeout"), INFINITE)
+        self.grace = _number(request.get("grace"), GRACE)
+        self.buffer = bytearray(BUFFER)
+        self.view = memoryview(self.buffer)
+        self.error = None
+        self.exit_code = self.signal = None
+        self.usage = None
+        self.main_ended = INFINITE  # monotonic
+        self.cancel = None
+        self.timed_out = False
+        self.killed = False  # by us
+        self.kill_at = INFINITE
+        self.next_beat = 0.0
+        self.beat = 0
+        self.leftovers = 0
+        self.linger_step = 0
+        self.linger_at = INFINITE
+        self.reads_left = SMALL_READS_AT_ONCE
+        self.read_at = 0.0
+        self.delay = 0.002
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self.heartbeat_fd = _open_quietly("heartbeat")
+        self._heartbeat()
+        self.ending = ending.Ending()
+        self.memory = evidence.MemoryKills()
+        try:
+            posix.mkdir("data", 0o700)
+        except OSError:  # there already
+            pass
+        self.urgent = select.poll()
+        self.urgent.register(self.started.wakeup, select.POLLIN)
+        if self.started.socket is not None:
+            self.urgent.register(self.started.socket.fileno(), select.POLLIN)
+        self.pipes = {}
+        if self.started.pid:
+            self._open_pipes()
+
+    def _open_pipes(self) -> None:
+        self.pipes = {self.started.out: False, self.started.err: True}
+        self.all = select.poll()
+        self.all.register(self.started.wakeup, select.POLLIN)
+        if self.started.socket is not None:
+            self.all.register(self.started.socket.fileno(), select.POLLIN)
+        for descriptor in self.pipes:
+            posix.set_blocking(descriptor, False)
+            self.all.register(descriptor, select.POLLIN)
+            if LINUX:
+                _enlarge(descriptor)
+
+    # ---- how it starts -------------------------------------------------------------------------------------
+
+    def check_exec(self) -> None:
+        """Wait for the exec, which closes the pipe, or for the reason why there was none."""
+        reason = posix.read(self.started.status, 64)
+        posix.close(self.started.status)
+        if not reason:
+            self.journal.emit("started", {"pid": self.started.pid})
+            self.journal.flush()
+            return
+        import os
+
+        number, what = reason.split()
+        text = os.strerror(int(number))
+        if what == b"cwd":
+            self._say(
+                EXIT_NOT_EXECUTABLE, "run.folder", "cannot enter %s: %s" % (self.started.request["cwd"], text)
+            )
+            return
+        code, name = (
+            (EXIT_NOT_FOUND, "run.command_missing")
+            if int(number) == 2
+            else (EXIT_NOT_EXECUTABLE, "run.command")
+        )
+        self._say(code, name, "cannot start %s: %s" % (self.started.request["command"][0], text))
+
+    def refuse(self, code: int, name: str, text: str) -> None:
+        """End the job before it began."""
+        self._say(code, name, text)
+        self.main_ended = time.monotonic()
+
+    def _say(self, code: int, name: str, text: str) -> None:
+        self.exit_code = code
+        self.error = {"code": name, "message": text}
+        self.log.write(("aml: %s\n" % text).encode("utf-8", "replace"), True)
+        self.journal.emit("error", {"ename": name, "evalue": text, "traceback": []})
+
+    # ---- the loop ------------------------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Until the main process and all that came from it are gone, or cannot be ended."""
+        while not self._over():
+            self._act(self._wait_batch() if self.reads_left < 0 else self.all.poll(self._milliseconds()))
+            self._tick()
+
+    def _milliseconds(self) -> float:
+        now = time.monotonic()
+        until = min(
+            self.next_beat,
+            self.kill_at,
+            self.linger_at,
+            self.clock.start + self.timeout,
+            self.log.stretches.due(),
+        )
+        return max(0.0, min(until - now, HEARTBEAT)) * 1000 + 0.5
+
+    def _wait_batch(self) -> list:
+        """Many small reads cost more than the bytes: let some gather, yet hear signals and messages."""
+        ready = self.urgent.poll(self.delay * 1000)
+        if ready:
+            return ready
+        return self.all.poll(0) or []
+
+    def _act(self, ready: list) -> None:
+        descriptors = [descriptor for descriptor, _ in ready]
+        if self.started.socket is not None and self.started.socket.fileno() in descriptors:
+            self._read_socket()
+        if self.started.out in descriptors or self.started.err in descriptors:
+            self._pace(self._read_pipes())
+        if self.started.wakeup in descriptors:
+            self._read_wakeup()
+        self.journal.flush()
+
+    def _pace(self, size: int) -> None:
+        now = time.monotonic()
+        self.reads_left = min(
+            SMALL_READS_AT_ONCE, self.reads_left + (now - self.read_at) * SMALL_READS_PER_SECOND
+        )
+        self.read_at = now
+        if size < FULL:
+            self.reads_left -= 1
+            self.delay = min(0.01, self.delay * 1.5)
+        else:
+            self.delay = max(0.001, self.delay * 0.7)
+
+    def _read_pipes(self) -> int:
+        """Read each pipe once, stdout first: what was printed comes before the error that followed it."""
+        total = 0
+        for descriptor, is_error in list(self.pipes.items()):
+            try:
+                size = posix.readv(descriptor, [self.buffer])
+            except BlockingIOError:
+                continue
+            except OSError:
+                size = 0
+            if size:
+                self.log.write(self.view[:size], is_error)
+                total += size
+            else:
+                self.all.unregister(descriptor)
+                posix.close(descriptor)
+                del self.pipes[descriptor]
+        return total
+
+    def _read_socket(self) -> int:
+        import _socket
+
+        flags = _socket.MSG_TRUNC if LINUX else 0
+        for count in range(256):
+            try:
+                size = self.started.socket.recv_into(self.buffer, messages.MESSAGE_LIMIT, flags)
+            except BlockingIOError:
+                return count
+            except OSError as error:
+                self.journal.warn("message.lost", "a message could not be received: %s" % error)
+                return count
+            if size > messages.MESSAGE_LIMIT:
+                self.journal.warn("message.too_big", "a message of %d bytes was ignored" % size)
+            else:
+                self.messages.take(bytes(self.view[:size]))
+        return 256
+
+    def _read_wakeup(self) -> None:
+        try:
+            numbers = posix.read(self.started.wakeup, 4096)
+        except BlockingIOError:
+            return
+        self._reap()  # an ending that came first is the ending
+        for number in numbers:
+            if number == _signal.SIGUSR1 or (number == _signal.SIGTERM and self.cancel):
+                self._stop("kill")
+            elif number == _signal.SIGTERM:
+                self._stop("terminate")
+
+    # ---- how it ends ---------------------------------------------------------------------------------------
+
+    def _reap(self) -> bool:
+        """Collect ended children; returns whether any child is left."""
+        while True:
+            try:
+                pid, status, usage = posix.wait4(-1, posix.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self.started.pid:
+                self._main_ended(status, usage)
+
+    def _main_ended(self, status: int, usage: object) -> None:
+        self.main_ended = time.monotonic()
+        self.usage = usage
+        if self.error is None:
+            if posix.WIFSIGNALED(status):
+                self.signal = posix.WTERMSIG(status)
+            else:
+                self.exit_code = posix.WEXITSTATUS(status)
+        self.kill_at = INFINITE
+        self.linger_at = self.main_ended + (0 if self.cancel or self.timed_out else LINGER)
+
+    def _over(self) -> bool:
+        if self.main_ended == INFINITE:
+            return False
+        if self._reap() or (not self.tree.reaper and self.started.pid and self.tree.processes()):
+            return self.linger_step == 3
+        return True
+
+    def _stop(self, how: str) -> None:
+        if self.main_ended < INFINITE:
+            if how == "kill":
+                self.linger_at, self.linger_step = 0.0, max(1, self.linger_step)
+            return
+        self.cancel = how
+        if how == "kill":
+            self.kill_at = 0.0
+        else:
+            self._terminate()
+
+    def _terminate(self) -> None:
+        self.tree.terminate()
+        self.kill_at = time.monotonic() + self.grace
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now >= self.next_beat:
+            self._heartbeat()
+            self.log.check()
+        if now >= self.log.stretches.due():
+            self.log.stretches.flush()
+        if self.main_ended < INFINITE:
+            self._clean_up(now)
+            self.journal.flush()
+            return
+        if now >= self.clock.start + self.timeout and not self.timed_out:
+            self.timed_out = True
+            if not self.cancel:
+                self._terminate()
+        if now >= self.kill_at:
+            self.killed = True
+            if self.cancel:
+                self.cancel = "kill"
+            self.tree.kill()
+            self.kill_at = now + 0.1  # whoever was born meanwhile
+        self.journal.flush()
+
+    def _clean_up(self, now: float) -> None:
+        """What the main process left behind: a moment to end by itself, TERM, KILL, giving up."""
+        if now < self.linger_at or self._over():
+            return
+        if self.linger_step == 0:
+            self.leftovers = self.tree.terminate()
+            self.linger_step = 1
+            self.linger_at = self.main_ended + LINGER_TERM
+        elif now < self.main_ended + LINGER_KILL:
+            self.leftovers = max(self.leftovers, self.tree.kill())
+            self.linger_step = 2
+            self.linger_at = now + 0.1
+        else:
+            self.linger_step = 3
+            self.journal.warn("run.leftovers", "some processes of the job could not be ended")
+
+    def _heartbeat(self) -> None:
+        now = time.monotonic()
+        self.next_beat = now + HEARTBEAT
+        self.beat += 1
+        line = "%d %.3f %s" % (self.beat, now, utc(time.time()))
+        try:
+            posix.pwrite(self.heartbeat_fd, line.ljust(63).encode("ascii") + b"\n", 0)
+        except OSError:  # no space, or no folder any more: readers go by pid as well
+            pass
+
+    # ---- the record ----------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Take what is still under way, write the last events and commit the ending."""
+        self._drain()
+        now = self.clock.elapsed()
+        duration = (self.main_ended - self.clock.start) if self.main_ended < INFINITE else now
+        kills = self.memory.count()
+        oom = kills > 0 and not self.killed and (self.memory.exact or self.signal == _signal.SIGKILL)
+        if self.log.lost or self.journal.pending:
+            self.ending.release()
+        self.log.finish()
+        record = {
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "oom": oom,
+            "timeout": self.timed_out,
+            "cancel": self.cancel,
+        }
+        self.journal.emit("ended", dict(record, dropped=self.journal.dropped, warnings=self.journal.warnings))
+        self.journal.flush(last=True)
+        self.journal.sync()
+        short = self.log.offset <= SYNC_BEFORE
+        if short:
+            self.log.sync()
+        self.ending.commit(dict({"format": 1, "run_id": self.run_id}, **self._record(record, duration)))
+        if not short:
+            self.log.sync()
+        self._remove_socket()
+
+    def _record(self, record: dict, duration: float) -> dict:
+        usage = self.usage
+        return dict(
+            record,
+            start_utc=utc(self.clock.wall),
+            end_utc=utc(time.time()),
+            duration=round(duration, 6),
+            log_bytes=self.log.offset,
+            log_dropped=self.log.dropped,
+            events=self.journal.count,
+            events_dropped=self.journal.dropped,
+            leftovers=self.leftovers,
+            error=self.error,
+            cpu_seconds=round(usage.ru_utime + usage.ru_stime, 6) if usage else None,
+            max_rss=usage.ru_maxrss * (1024 if LINUX else 1) if usage else None,
+        )
+
+    def _drain(self) -> None:
+        """Take all that pipes and socket hold; bounded, as what could not be ended may still write."""
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            moved = self._read_socket() if self.started.socket is not None else 0
+            moved += self._read_pipes()
+            if not moved:
+                return
+
+    def _remove_socket(self) -> None:
+        if self.started.socket is None:
+            return
+        self.started.socket.close()
+        try:
+            posix.unlink(self.started.socket_path)
+        except OSError:  # the job's folder is gone
+            pass
+
+
+def _number(value: object, default: float) -> float:
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    return value if usable else default
+
+
+def _open_quietly(path: str) -> int:
+    try:
+        return posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC, 0o600)
+    except OSError:
+        return -1
+
+
+def _enlarge(descriptor: int) -> None:
+    import fcntl
+
+    try:
+        fcntl.fcntl(descriptor, F_SETPIPE_SZ, PIPE_SIZE)
+    except OSError:  # over the user's share of pipe memory: the usual size will do
+        pass

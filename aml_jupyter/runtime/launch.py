@@ -1,0 +1,354 @@
+"""From the first instruction to the user's process: claim the job, prepare its environment, fork, exec.
+
+Every module imported here delays the user's process; json alone would double the time (it imports re, and
+that enum).  What is not needed before the exec is imported while the child starts.
+"""
+
+import _signal
+import posix
+import sys
+import time
+
+import identity
+import plain
+
+FORMAT = 1
+LINUX = sys.platform.startswith("linux")
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+EXIT_NOT_STARTED = 125  # the command was never reached: the request itself is unusable
+EXIT_NOT_EXECUTABLE = 126
+EXIT_NOT_FOUND = 127
+ENOENT, ENOTDIR = 2, 20
+SOCKET_NAME = "events.sock"
+# what a notebook kernel leaves in its environment and a run must not act upon
+KERNEL_LEFTOVERS = (b"JPY_", b"IPY_", b"PYDEVD_")
+
+
+class Clock:
+    """The start of the job by both clocks: durations come from the monotonic one only."""
+
+    def __init__(self) -> None:
+        self.wall = time.time()
+        self.start = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.start
+
+
+def utc(seconds: float) -> str:
+    """A wall clock time as `2018-01-31T12:00:00.000000Z`."""
+    whole = int(seconds)
+    return "%s.%06dZ" % (time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)), (seconds - whole) * 1e6)
+
+
+class Started:
+    """What the following of a job needs of its start; descriptors are open, `error` is None after an exec."""
+
+    def __init__(self, job: bytes, request: dict, clock: Clock) -> None:
+        self.job = job
+        self.request = request
+        self.clock = clock
+        self.pid = 0
+        self.out = self.err = self.status = -1
+        self.wakeup = -1
+        self.socket = None
+        self.socket_path = b""
+        self.reaper = False
+
+
+def run(job: str) -> None:
+    """Run the job to its end; leaves the process by `_exit` whatever happens."""
+    try:
+        _run(job)
+    except BaseException:  # noqa: BLE001 - the last place that can still say what went wrong
+        _say_defect()
+    finally:
+        posix._exit(1)
+
+
+def _run(job: str) -> None:
+    clock = Clock()
+    _detach()
+    where = job.encode(sys.getfilesystemencoding(), "surrogateescape")
+    if not where.startswith(b"/"):
+        where = posix.getcwdb() + b"/" + where
+    posix.chdir(where)  # names below the job stay short and are reached even when the path is moved
+    wakeup = _install_signals()
+    request, problem = _read_request()
+    if not _claim(request.get("run_id", ""), clock):
+        posix._exit(0)  # another runtime has this job
+    started = Started(where, request, clock)
+    started.wakeup = wakeup
+    if not problem:
+        _start(started)
+    import follow
+
+    follow.follow(started, problem)
+
+
+def _detach() -> None:
+    try:
+        posix.setsid()
+    except PermissionError:  # already the leader of a session
+        pass
+    null = posix.open("/dev/null", posix.O_RDWR)
+    for descriptor in (0, 1, 2):
+        posix.dup2(null, descriptor)
+    # a lock or pipe inherited from whoever forked this process must not live as long as the job does
+    try:
+        names = posix.listdir("/proc/self/fd" if LINUX else "/dev/fd")
+    except OSError:
+        names = [str(number) for number in range(256)]
+    for name in names:
+        if int(name) > 2:
+            try:
+                posix.close(int(name))
+            except OSError:  # the descriptor of the listing itself
+                pass
+
+
+def _ignore_details(_number: int, _frame: object) -> None:
+    """Exist so that the interpreter writes the signal's number to the wake-up pipe."""
+
+
+def _install_signals() -> int:
+    reader, writer = posix.pipe()
+    posix.set_blocking(reader, False)
+    posix.set_blocking(writer, False)
+    for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGPIPE):
+        _signal.signal(number, _signal.SIG_IGN)
+    for number in (_signal.SIGTERM, _signal.SIGUSR1, _signal.SIGCHLD):
+        _signal.signal(number, _ignore_details)
+    _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    return reader
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a small file; raises OSError."""
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        parts = []
+        while True:
+            part = posix.read(fd, 1 << 16)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+    finally:
+        posix.close(fd)
+
+
+def _read_request() -> tuple:
+    try:
+        request = plain.loads(read_file("request.json").decode("utf-8"))
+        _check_request(request)
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, "request.json cannot be used: %s" % (error or type(error).__name__)
+    return request, ""
+
+
+def _check_request(request: object) -> None:
+    if not isinstance(request, dict) or not isinstance(request.get("format"), int):
+        raise ValueError("it has no format")
+    if request["format"] > FORMAT:
+        raise ValueError("its format %d is newer than this runtime" % request["format"])
+    command = request.get("command")
+    if not isinstance(command, list) or not command or not all(isinstance(one, str) for one in command):
+        raise ValueError("command is not a list of texts")
+    if not isinstance(request.get("cwd"), str) or not isinstance(request.get("run_id"), str):
+        raise ValueError("cwd or run_id is missing")
+    environment = request.get("environment") or {}
+    if not isinstance(environment, dict) or not all(isinstance(one, str) for one in environment.values()):
+        raise ValueError("environment is not a table of texts")
+
+
+def _claim(run_id: str, clock: Clock) -> bool:
+    """Create `started.json` whole, or find that it is there: a killed claim leaves no half-written file."""
+    text = identity.started(run_id, utc(clock.wall)).encode("ascii")
+    temporary = ".started.%d.%d" % (posix.getpid(), time.monotonic_ns())
+    fd = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
+    try:
+        posix.write(fd, text)
+    finally:
+        posix.close(fd)
+    try:
+        posix.link(temporary, "started.json")
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        return _claim_without_links(text)
+    finally:
+        posix.unlink(temporary)
+    return True
+
+
+def _claim_without_links(text: bytes) -> bool:
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC
+    try:
+        fd = posix.open("started.json", flags, 0o600)
+    except FileExistsError:
+        return False
+    posix.write(fd, text)
+    posix.close(fd)
+    return True
+
+
+def _start(started: Started) -> None:
+    prctl = _find_prctl()
+    # what the user's process leaves behind becomes this process's child instead of init's
+    started.reaper = prctl is not None and prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+    started.socket, started.socket_path = _bind(started.job)
+    request = started.request
+    environment = _environment(started)
+    cwd = request["cwd"].encode("utf-8", "surrogateescape")
+    try:
+        posix.mkdir(cwd + b"/outputs", 0o777)
+    except OSError:  # there already; or no such folder, which chdir will report
+        pass
+    command = [one.encode("utf-8", "surrogateescape") for one in request["command"]]
+    _spawn(started, command, cwd, environment, prctl)
+
+
+def _find_prctl() -> object:
+    if not LINUX:
+        return None
+    try:
+        import _ctypes  # ctypes itself takes 3 ms more
+
+        address = _ctypes.dlsym(_ctypes.dlopen(None, 2), "prctl")
+    except (ImportError, OSError, AttributeError):
+        return None
+    return lambda option, value: _ctypes.call_cdeclfunction(address, (option, value, 0, 0, 0))
+
+
+def _bind(job: bytes) -> tuple:
+    import _socket
+
+    endpoint = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    before = posix.umask(0o177)
+    try:
+        try:
+            endpoint.bind(SOCKET_NAME)
+            path = job + b"/" + SOCKET_NAME.encode()
+        except OSError:  # some shared folders hold no sockets
+            posix.umask(0o077)
+            folder = b"/tmp/aml-%d-%d" % (posix.getpid(), time.monotonic_ns())
+            posix.mkdir(folder, 0o700)
+            path = folder + b"/" + SOCKET_NAME.encode()
+            endpoint.bind(path)
+    except OSError:
+        return None, b""
+    finally:
+        posix.umask(before)
+    endpoint.setblocking(False)
+    return endpoint, path
+
+
+def _inherited() -> dict:
+    running = sys.modules.get("os")
+    if running is not None:  # forked from a larger process, whose changes posix.environ does not show
+        return dict(running.environb)
+    return dict(posix.environ)
+
+
+def _environment(started: Started) -> dict:
+    asked = {
+        name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
+        for name, value in (started.request.get("environment") or {}).items()
+    }
+    values = {k: v for k, v in _inherited().items() if not k.startswith(KERNEL_LEFTOVERS)}
+    values[b"MPLBACKEND"] = b"module://aml_run.figures"
+    cwd = started.request["cwd"].encode("utf-8", "surrogateescape")
+    values[b"AZUREML_OUTPUT_DIRECTORY"] = cwd + b"/outputs"
+    values[b"PWD"] = cwd
+    values.update(asked)
+    site = started.job + b"/runtime/site"
+    before = values.get(b"PYTHONPATH")
+    values[b"PYTHONPATH"] = site + b":" + before if before else site
+    values[b"AZUREML_RUN_ID"] = started.request["run_id"].encode("utf-8", "surrogateescape")
+    values[b"AML_JOB"] = started.job
+    values[b"AML_EVENTS"] = started.socket_path
+    return values
+
+
+def _candidates(program: bytes, environment: dict) -> list:
+    if b"/" in program:
+        return [program]
+    folders = environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").split(b":")
+    return [(folder or b".") + b"/" + program for folder in folders]
+
+
+def _spawn(started: Started, command: list, cwd: bytes, environment: dict, prctl: object) -> None:
+    parent = posix.getpid()
+    out, out_end = posix.pipe()
+    err, err_end = posix.pipe()
+    status, status_end = posix.pipe()
+    candidates = _candidates(command[0], environment)
+    # a signal between fork and exec would run this process's handler in the child and be lost
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM, _signal.SIGUSR1, _signal.SIGCHLD))
+    pid = posix.fork()
+    if pid == 0:
+        try:
+            _become(parent, (out_end, err_end), cwd, prctl)
+            _exec(candidates, command, environment)
+        except OSError as error:
+            posix.write(status_end, b"%d exec" % (error.errno or 0))
+        except NotADirectory as error:
+            posix.write(status_end, b"%d cwd" % error.errno)
+        except ValueError:  # a NUL character in an argument or name
+            posix.write(status_end, b"22 exec")
+        finally:
+            posix._exit(EXIT_NOT_FOUND)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    for descriptor in (out_end, err_end, status_end):
+        posix.close(descriptor)
+    started.pid, started.out, started.err, started.status = pid, out, err, status
+
+
+class NotADirectory(Exception):
+    """The working folder cannot be entered."""
+
+    def __init__(self, errno: int) -> None:
+        super().__init__(errno)
+        self.errno = errno
+
+
+def _become(parent: int, ends: tuple, cwd: bytes, prctl: object) -> None:
+    posix.setsid()
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)
+        if posix.getppid() != parent:  # it died before the line above
+            posix._exit(EXIT_NOT_STARTED)
+    try:
+        posix.chdir(cwd)
+    except OSError as error:
+        raise NotADirectory(error.errno or 0) from None
+    posix.dup2(ends[0], 1)
+    posix.dup2(ends[1], 2)
+    for number in range(1, 32):
+        if _signal.getsignal(number) not in (_signal.SIG_DFL, None):
+            _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def _exec(candidates: list, command: list, environment: dict) -> None:
+    found = None
+    for path in candidates:
+        try:
+            posix.execve(path, command, environment)
+        except OSError as error:
+            if error.errno not in (ENOENT, ENOTDIR):
+                found = found or error
+            elif found is None and len(candidates) == 1:
+                raise
+    raise found or OSError(ENOENT, "not found")
+
+
+def _say_defect() -> None:
+    import traceback
+
+    fd = posix.open("runtime.log", posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND, 0o600)
+    posix.write(fd, traceback.format_exc().encode("utf-8", "backslashreplace"))
+    posix.close(fd)

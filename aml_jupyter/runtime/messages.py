@@ -1,0 +1,200 @@
+"""What the user's processes send: text, and JSON messages that become events once they are checked."""
+
+import posix
+import stat
+
+import plain
+
+MESSAGE_LIMIT = 256 * 1024
+NAME_LIMIT = 1024
+INLINE_LIMIT = 64 * 1024
+DATA_FILES = 10000
+DATA_BYTES = 8 << 30
+BLOCK = 1 << 20
+FLAGS = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+HEX = frozenset("0123456789abcdef")
+# required fields and their types; a type this table does not know passes as it is
+FIELDS = {
+    "display": {"data": dict},
+    "result": {"data": dict},
+    "clear_output": {},
+    "error": {"ename": str, "evalue": str, "traceback": list},
+    "metric": {"name": str},
+    "value": {"name": str, "encoding": str, "file": str},
+    "warning": {"code": str, "text": str},
+}
+RESERVED = ("started", "ended", "stderr")
+
+
+class BadMessage(Exception):
+    """A message that cannot become an event; the code says why."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class Messages:
+    """Takes datagrams apart; `idle` is called between blocks of long work so that pipes never fill up."""
+
+    def __init__(self, journal: object, log: object, limits: dict, idle: object) -> None:
+        self.journal = journal
+        self.log = log
+        self.idle = idle
+        self.files_left = limits.get("data_files") or DATA_FILES
+        self.bytes_left = limits.get("data_bytes") or DATA_BYTES
+        self.known = {}
+
+    def take(self, data: object) -> None:
+        """Act upon one datagram; whatever is wrong with it becomes a warning."""
+        kind = bytes(data[:1])
+        if kind in (b"o", b"e"):
+            self.log.write(data[1:], kind == b"e")
+        elif kind == b"j":
+            try:
+                self._take_json(bytes(data[1:]))
+            except BadMessage as problem:
+                self.journal.warn(problem.code, problem.text)
+        else:
+            self.journal.warn("message.unknown", "a message of unknown kind %r was ignored" % kind)
+
+    def _take_json(self, data: bytes) -> None:
+        message = _parse(data)
+        kind = message.pop("type")
+        _check(kind, message)
+        at = self.log.offset
+        if kind in ("display", "result"):
+            message["data"] = self._bundle(message["data"])
+            message.setdefault("metadata", {})
+        elif kind == "value":
+            self._payload(message["file"])
+        self._payloads_within(message)
+        if kind == "warning":
+            self.journal.warn(message["code"][:100], message["text"][:4000])
+        else:
+            self.journal.emit(kind, message, at=at)
+
+    def _bundle(self, bundle: dict) -> dict:
+        """A MIME bundle with long texts moved to files and without the payloads that are not there."""
+        kept = {}
+        for name, value in bundle.items():
+            if isinstance(value, str) and len(value) > INLINE_LIMIT:
+                kept[name] = self._store(value.encode("utf-8", "surrogatepass"))
+            elif _is_reference(value):
+                try:
+                    self._payload(value["$data"])
+                    kept[name] = value
+                except BadMessage as problem:  # the other representations can still be shown
+                    self.journal.warn(problem.code, "%s: %s" % (name[:100], problem.text))
+            else:
+                kept[name] = value
+        if bundle and not kept:
+            raise BadMessage("message.empty", "a display lost all its representations")
+        return kept
+
+    def _payloads_within(self, value: object) -> None:
+        if _is_reference(value):
+            self._payload(value["$data"])
+        elif isinstance(value, dict):
+            for one in value.values():
+                self._payloads_within(one)
+        elif isinstance(value, list):
+            for one in value:
+                self._payloads_within(one)
+
+    def _store(self, data: bytes) -> dict:
+        import hashlib
+
+        digest = hashlib.sha256(data).hexdigest()
+        try:
+            fd = posix.open(
+                "data/." + digest, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_NOFOLLOW, 0o600
+            )
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[posix.write(fd, view) :]
+            finally:
+                posix.close(fd)
+            posix.rename("data/." + digest, "data/" + digest)
+        except OSError as error:
+            raise BadMessage("data.lost", "a payload could not be kept: %s" % error.strerror) from None
+        self._payload(digest)
+        return {"$data": digest, "size": len(data)}
+
+    def _payload(self, digest: object) -> None:
+        """Check that `data/<digest>` is a regular file that holds what its name says, within the budget."""
+        if not isinstance(digest, str) or len(digest) != 64 or not HEX.issuperset(digest):
+            raise BadMessage("data.name", "a payload's name %s is not a SHA-256" % repr(digest)[:100])
+        path = "data/" + digest
+        try:
+            fd = posix.open(path, FLAGS)
+        except OSError as error:
+            raise BadMessage("data.missing", "payload %s: %s" % (digest[:12], error.strerror)) from None
+        try:
+            self._check_open(fd, path, digest)
+        finally:
+            posix.close(fd)
+
+    def _check_open(self, fd: int, path: str, digest: str) -> None:
+        found = posix.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise BadMessage("data.not_regular", "payload %s is not a regular file" % digest[:12])
+        identity = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if self.known.get(digest) == identity:
+            return
+        if self.files_left <= 0 or found.st_size > self.bytes_left:
+            _discard(path)
+            raise BadMessage("data.limit", "payload %s is over the job's limit for data" % digest[:12])
+        if self._hash(fd) != digest:
+            _discard(path)
+            raise BadMessage("data.damaged", "payload %s does not hold what its name says" % digest[:12])
+        self.files_left -= 1
+        self.bytes_left -= found.st_size
+        self.known[digest] = identity
+
+    def _hash(self, fd: int) -> str:
+        import hashlib
+
+        digest = hashlib.sha256()
+        while True:
+            block = posix.read(fd, BLOCK)
+            if not block:
+                return digest.hexdigest()
+            digest.update(block)
+            self.idle()
+
+
+def _parse(data: bytes) -> dict:
+    try:
+        message = plain.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
+        raise BadMessage("message.invalid", "a message is not JSON: %s" % str(error)[:200]) from None
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise BadMessage("message.invalid", "a message is not an object with a type")
+    return message
+
+
+def _check(kind: str, message: dict) -> None:
+    if kind in RESERVED or not kind.replace("_", "").replace(".", "").isalnum() or len(kind) > 40:
+        raise BadMessage("message.type", "a message of type %r was ignored" % kind[:40])
+    for name, wanted in FIELDS.get(kind, {}).items():
+        if not isinstance(message.get(name), wanted):
+            raise BadMessage("message.invalid", "a message of type %s has no proper %s" % (kind, name))
+    name = message.get("name")
+    if isinstance(name, str) and len(name) > NAME_LIMIT:
+        raise BadMessage("message.invalid", "a %s has a name of %d characters" % (kind, len(name)))
+    if kind == "error" and not all(isinstance(line, str) for line in message["traceback"]):
+        raise BadMessage("message.invalid", "an error's traceback is not a list of texts")
+
+
+def _is_reference(value: object) -> bool:
+    return isinstance(value, dict) and "$data" in value
+
+
+def _discard(path: str) -> None:
+    try:
+        posix.unlink(path)
+    except OSError:
+        pass
