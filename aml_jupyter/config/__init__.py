@@ -12,10 +12,10 @@ from aml_jupyter.frozen import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
-FILE_TOKEN = "$file"
+FILE_SELECTED = "$file"
 SHARE_BASE = "~/.azureml/share/"
 KINDS = ("local", "docker", "remotedocker", "remote", "cluster")
 
@@ -107,7 +107,7 @@ class RunConfiguration(Value):
 
     name: str
     target: str
-    argument_vector: tuple[str, ...] = (FILE_TOKEN,)
+    argument_vector: tuple[str, ...] = (FILE_SELECTED,)
     environment_variables: Mapping[str, str] = {}
     framework: str | None = None
     conda_dependencies_file: str = "aml_config/conda_dependencies.yml"
@@ -125,13 +125,13 @@ class RunConfiguration(Value):
     @property
     def uses_file_token(self) -> bool:
         """Whether the argument vector stands for whatever file is selected."""
-        return FILE_TOKEN in self.argument_vector
+        return FILE_SELECTED in self.argument_vector
 
     @property
     def script(self) -> str | None:
         """The script that the file itself names."""
         first = self.argument_vector[0]
-        return None if first == FILE_TOKEN else first.replace("\\", "/")
+        return None if first == FILE_SELECTED else first.replace("\\", "/")
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -155,7 +155,7 @@ class RunConfiguration(Value):
             return (script, *arguments)
         if self.script is not None and not self.uses_file_token:
             return (script,)
-        return tuple(script if word == FILE_TOKEN else word for word in self.argument_vector)
+        return tuple(script if word == FILE_SELECTED else word for word in self.argument_vector)
 
     def __hash__(self) -> int:
         return hash((self.name, self.target, self.argument_vector, self.file))
@@ -214,7 +214,7 @@ class Project(Value):
         raise _unknown_target("compute target", name, self.targets())
 
     def run_configuration(self, name: str) -> RunConfiguration:
-        """Read one run configuration.  Raises TargetNotFound, or ConfigError with every mistake in its file."""
+        """Read one run configuration.  Raises TargetNotFound, or ConfigError with every mistake in it."""
         if name in self._stems(".runconfig"):
             path = f"{self.config_directory}/{name}.runconfig"
             fields, warnings = self._load(path, "runconfig")
@@ -341,3 +341,73 @@ def _overlaid(target: Target, settings: Mapping[str, Any]) -> Target:
     if changes.pop("docker", False) and target.kind in ("local", "remote"):
         changes["kind"] = "docker" if target.kind == "local" else "remotedocker"
     return target.replace(**changes)
+
+
+def list_targets(project: Project) -> list[dict[str, Any]]:
+    """Every target as `{name, kind, file, warnings, error}`; a damaged file is told in `error`."""
+    return [_listed(project.target, name, ("kind",)) for name in project.targets()]
+
+
+def list_run_configurations(project: Project) -> list[dict[str, Any]]:
+    """Every run configuration as `{name, target, framework, file, warnings, error}`."""
+    return [
+        _listed(project.run_configuration, name, ("target", "framework"))
+        for name in project.run_configurations()
+    ]
+
+
+def _listed(
+    read: Callable[[str], Target | RunConfiguration], name: str, columns: tuple[str, ...]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": name,
+        **dict.fromkeys(columns),
+        "file": None,
+        "warnings": [],
+        "error": None,
+    }
+    try:
+        found = read(name)
+    except ConfigError as error:
+        return {**row, "error": str(error)}
+    values = {column: getattr(found, column) for column in columns}
+    return {**row, **values, "file": found.file, "warnings": list(found.warnings)}
+
+
+def attach(project: Project, name: str, kind: str, **keys: Any) -> tuple[str, ...]:
+    """Write `<name>.compute` and `<name>.runconfig`, or change them in place; returns the paths written.
+
+    `keys` are those of the file, also in snake case.  Raises UsageError for an unknown kind or key,
+    ConfigError for a wrong value.
+    """
+    from aml_jupyter.config import edit
+
+    return edit.attach(project, name, kind, keys)
+
+
+def detach(project: Project, name: str) -> tuple[str, ...]:
+    """Remove `<name>.compute`, and `<name>.runconfig` where it runs there; returns the paths removed.
+
+    Raises TargetNotFound.
+    """
+    from aml_jupyter.config import edit
+
+    return edit.detach(project, name)
+
+
+def create_run_configuration(project: Project, name: str, target: str, **keys: Any) -> str:
+    """Write `<name>.runconfig`, or change it in place; returns its path.
+
+    Raises TargetNotFound, UsageError for an unknown key, ConfigError for a wrong value.
+    """
+    from aml_jupyter.config import edit
+
+    return edit.create_run_configuration(project, name, target, keys)
+
+
+def name_project(project: Project, name: str) -> Project:
+    """Name a project for good, in its `.azureml/project.json`.  Raises UsageError for an unfit name."""
+    from aml_jupyter.config import edit
+
+    edit.name_project(project, name)
+    return find_project(project.root)

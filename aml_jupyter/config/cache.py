@@ -19,7 +19,7 @@ SIZE_LIMIT = 1 << 20
 
 
 def read(path: str) -> bytes:
-    """The bytes of a configuration file, at most 1 MB.  Raises ConfigError; never waits for a FIFO or device."""
+    """The bytes of a file, at most 1 MB.  Raises ConfigError; never waits for a FIFO or device."""
     from aml_jupyter.confined import read_bounded
 
     try:
@@ -36,7 +36,11 @@ def read(path: str) -> bytes:
 
 def load(path: str, kind: str, home: str) -> tuple[dict[str, Any], list[tuple[int, str]]]:
     """The fields and warnings of a file; `kind` is the parser's name.  Raises ConfigError."""
-    data = read(path)
+    return meaning(read(path), path, kind, home)
+
+
+def meaning(data: bytes, path: str, kind: str, home: str) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+    """The fields and warnings of bytes that were read from `path`.  Raises ConfigError."""
     kept = f"{home}/cache/config/{digest(kind, data)}.json"
     return _kept(kept, kind) or _parse(path, kind, data, kept)
 
@@ -76,11 +80,13 @@ def _parse(path: str, kind: str, data: bytes, kept: str) -> tuple[dict[str, Any]
 
 
 def _parser(kind: str) -> Callable[[bytes, str], Parsed]:
-    from aml_jupyter.config import parse
+    from aml_jupyter.config import dependencies, parse
 
     parsers = {
         "compute": parse.compute,
         "runconfig": parse.run_configuration,
+        "conda": dependencies.conda,
+        "spark": dependencies.spark,
     }
     return parsers[kind]
 

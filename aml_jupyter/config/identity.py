@@ -138,15 +138,18 @@ def _register(root: str, home: str) -> Identity:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         lock = os.open(f"{folder}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        return Identity(
-            name=plain_name(root),
-            notice=f"the project's name cannot be remembered: {folder}: {error.strerror}",
-        )
+        return Identity(name=plain_name(root), notice=_not_remembered(folder, error))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _remembered(root, home) or _claim(root, home)
+    except OSError as error:
+        return Identity(name=plain_name(root), notice=_not_remembered(folder, error))
     finally:
         os.close(lock)
+
+
+def _not_remembered(folder: str, error: OSError) -> str:
+    return f"the project's name cannot be remembered: {folder}: {error.strerror}"
 
 
 def _claim(root: str, home: str) -> Identity:
@@ -162,10 +165,7 @@ def _claim(root: str, home: str) -> Identity:
         if _moved(record, evidence, wanted):
             _write_record(root, home, record["name"], evidence)
             os.unlink(f"{folder}/{entry}")
-            return Identity(
-                name=record["name"],
-                notice=f"{record['root']} is now {root}: the project keeps its name {record['name']} and its history",
-            )
+            return Identity(name=record["name"], notice=_moved_notice(root, record))
     taken = {str(record["name"]).casefold(): str(record["root"]) for _, record in records}
     name, number = wanted, 2
     while name.casefold() in taken:
@@ -173,6 +173,10 @@ def _claim(root: str, home: str) -> Identity:
     _write_record(root, home, name, evidence)
     other = taken.get(wanted.casefold())
     return Identity(name=name, notice=_second_notice(root, wanted, name, other) if other else None)
+
+
+def _moved_notice(root: str, record: dict[str, Any]) -> str:
+    return f"{record['root']} is now {root}: the project keeps the name {record['name']} and its history"
 
 
 def _second_notice(root: str, wanted: str, name: str, other: str) -> str:

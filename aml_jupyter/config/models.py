@@ -1,4 +1,4 @@
-"""What may stand in each file, as pydantic models; what they make of it are plain fields for `Target` and others."""
+"""What may stand in each file, as pydantic models, and the reading of a document by one of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def _shown(value: object) -> str:
 
 
 def _warn(info: ValidationInfo, message: str) -> None:
-    info.context["warn"](info.field_name, message)
+    if info.context is not None:
+        info.context["warn"](info.field_name, message)
 
 
 def _as_text(value: object, info: ValidationInfo) -> str | None:
@@ -232,16 +233,21 @@ class Reader:
         self.problems = list(document.problems)
         self.warnings: list[tuple[int, str]] = []
 
-    def read(self, model: type[BaseModel], prefix: Path = (), data: object = None) -> dict[str, Any]:
-        """The fields of a map, by the model's names; wrong ones are left out and told in `problems`."""
+    def read(
+        self, model: type[BaseModel], prefix: Path = (), data: object = None, *, sure: float = 0.0
+    ) -> dict[str, Any]:
+        """The fields of a map, by the model's names; wrong ones are left out and told in `problems`.
+
+        An unknown key is told when it resembles a known one by at least `sure` (0 to 1).
+        """
         found = self.document.data if data is None else data
         if not isinstance(found, dict):
             return {}
-        self._warn_of_unknown(model, found, prefix)
+        self._warn_of_unknown(model, found, prefix, sure)
 
         def warn(field: str, message: str) -> None:
             key = model.model_fields[field].alias or field
-            self.warn((*prefix, key), f"{key} {message}")
+            self.warn((*prefix, key), f"{key}: {message}")
 
         try:
             value = model.model_validate(found, context={"warn": warn})
@@ -271,11 +277,13 @@ class Reader:
         self.problem((*prefix, *where), told, context.get("fix", ""))
         return where
 
-    def _warn_of_unknown(self, model: type[BaseModel], found: dict[str, Any], prefix: Path) -> None:
+    def _warn_of_unknown(
+        self, model: type[BaseModel], found: dict[str, Any], prefix: Path, sure: float
+    ) -> None:
         known = known_keys(model)
         for key in found:
-            if key not in known:
-                guess = nearest(key, known)
+            guess = nearest(key, known, max(sure, 0.6))
+            if key not in known and (guess or not sure):
                 hint = f"; did you mean {guess}?" if guess else ""
                 self.warn((*prefix, key), f"unknown key {key!r}{hint}")
 

@@ -37,11 +37,11 @@ def compute(data: bytes, path: str) -> Parsed:
     password = found.get("password")
     clear = bool(password) and not str(password).startswith("AzureMlSecret=")
     if clear:
-        reader.warn(("password",), "password stands here in clear text; an SSH key needs none")
-    _finish(reader)
+        reader.warn(("password",), "password: stands here in clear text; an SSH key needs none")
+    finish(reader)
     options = {key: value for key, value in reader.document.data.items() if key not in _TARGET_KEYS}
     fields = {name: found[name] for name in _TARGET_FIELDS}
-    fields |= {"kind": kind, "type_text": found["type"] or "", "options": _plain(options)}
+    fields |= {"kind": kind, "type_text": found["type"] or "", "options": plain(options)}
     fields["shared_volumes"] = bool(fields["shared_volumes"])
     fields["nvidia_docker"] = bool(fields["nvidia_docker"])
     secret = clear or any(map(is_secret_name, options))
@@ -97,14 +97,14 @@ def _kind_before_preview(reader: models.Reader, found: dict[str, Any]) -> str:
 
 
 def run_configuration(data: bytes, path: str) -> Parsed:
-    """Read a `.runconfig` file of the Workbench or of its first successor.  Raises ConfigError with every mistake."""
+    """Read a `.runconfig` file, also of the Workbench's successor.  Raises ConfigError with every mistake."""
     reader = _open(data, path, "ArgumentVector and Target")
     keys = reader.document.data.keys()
     if not keys & {"ArgumentVector", "Target"} and keys & sdkv1.MARKS:
         fields = sdkv1.read(reader)
     else:
         fields = _workbench_fields(reader)
-    _finish(reader)
+    finish(reader)
     secret = any(map(is_secret_name, fields["environment_variables"]))
     return Parsed(fields=fields, warnings=reader.warnings, secret=secret)
 
@@ -125,7 +125,7 @@ def _workbench_fields(reader: models.Reader) -> dict[str, Any]:
         "prepare_environment": bool(found.get("prepare_environment")),
         "tracked_run": found.get("tracked_run") is not False,
         "use_sampling": found.get("use_sampling") is not False,
-        "data_source_settings": _plain(found.get("data_source_settings") or {}),
+        "data_source_settings": plain(found.get("data_source_settings") or {}),
         "data_source_substitutions": found.get("data_source_substitutions") or {},
         "description": found.get("description") or "",
         "target_settings": {},
@@ -151,15 +151,16 @@ def _missing(reader: models.Reader, key: str, why: str, example: str = "") -> No
     reader.problem((key,), f"is missing: {why}", f"Add the line `{example or key + ': ...'}`.", at_key=True)
 
 
-def _finish(reader: models.Reader) -> None:
+def finish(reader: models.Reader) -> None:
+    """Raise ConfigError when anything was wrong."""
     if reader.problems:
         raise invalid_file(reader.document.path, reader.document.text, reader.problems)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value with ordinary text in it, as JSON would give it back."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, str) else value

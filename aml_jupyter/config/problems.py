@@ -12,10 +12,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_SECRET_NAME = (
+_HIDDEN_NAME = (
     r"[\w.-]*(?:password|passwd|secret|token|privatekey|passphrase|account_?key|connection_?string)[\w.-]*"
 )
-_SECRET_KEY = re.compile(rf"(?i)(?P<head>[\"']?\b{_SECRET_NAME}[\"']?\s*:)(?P<value>\s*\S.*)")
+_SECRET_KEY = re.compile(rf"(?i)(?P<head>[\"']?\b{_HIDDEN_NAME}[\"']?\s*:)(?P<value>\s*\S.*)")
 _ANY_KEY = re.compile(r"^\s*(?:-\s+)?[\"']?(?P<name>[\w.-]+)[\"']?\s*:")
 _WIDEST = 120
 
@@ -32,13 +32,13 @@ class Problem(Value):
 
 def is_secret_name(name: str) -> bool:
     """Whether a key of this name usually holds something that may not be shown or copied."""
-    return re.fullmatch(f"(?i){_SECRET_NAME}", name) is not None
+    return re.fullmatch(f"(?i){_HIDDEN_NAME}", name) is not None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """The known name that `name` was probably meant to be, or the empty string."""
     by_lower = {word.lower(): word for word in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else ""
 
 

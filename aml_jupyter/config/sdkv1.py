@@ -14,15 +14,6 @@ if TYPE_CHECKING:
 
 MARKS = frozenset({"script", "arguments", "target", "framework", "environment", "history", "command"})
 
-# keys that belong to services which are gone; they are read over in silence
-_ELSEWHERE = (
-    "amlcompute batchai aisupercomputer kubernetescompute containerInstance communicator mpi tensorflow pyTorch "
-    "paralleltask parameterServer dataReferences data datacaching sourceDirectoryDataStore maxRunDurationSeconds "
-    "nodeCount priority jobName useAbsolutePath identity exposedPorts telemetryValues autoPrepareEnvironment "
-    "outputData docker command dataBricks credentialPassthrough autoClusterComputeSpecification "
-    "applicationEndpoints cmk8sCompute commandReturnCodeConfig globalJobDispatcher sweep"
-).split()
-
 
 def _arguments(value: object) -> list[str]:
     if value is None or value == []:
@@ -71,8 +62,8 @@ class _RunConfig(_Section):
 
 def read(reader: models.Reader) -> dict[str, Any]:
     """The fields of a RunConfiguration; what belongs to the target is in `target_settings`."""
-    document = {key: value for key, value in reader.document.data.items() if key not in _ELSEWHERE}
-    found = reader.read(_RunConfig, data=document)
+    # such files hold dozens of keys for services that are gone: only a misspelt one of ours is worth a word
+    found = reader.read(_RunConfig, sure=0.85)
     environment = found.get("environment") or {}
     docker = _section(reader, _Docker, environment, ("environment", "docker"))
     python = _section(reader, _Python, environment, ("environment", "python"))
@@ -81,6 +72,9 @@ def read(reader: models.Reader) -> dict[str, Any]:
     )
     history = _section(reader, _History, found, ("history",))
     hdi = _section(reader, _Hdi, found, ("hdi",))
+    prepare = found.get("prepare_environment")
+    if prepare is None:
+        prepare = found.get("auto_prepare_environment")
     vector = [found.get("script") or "$file", *(found.get("arguments") or [])]
     return {
         "target": found.get("target") or "local",
@@ -90,8 +84,7 @@ def read(reader: models.Reader) -> dict[str, Any]:
         "conda_dependencies_file": python.get("conda_dependencies_file")
         or "aml_config/conda_dependencies.yml",
         "spark_dependencies_file": "aml_config/spark_dependencies.yml",
-        "prepare_environment": found.get("prepare_environment") is not False
-        and reader.document.data.get("autoPrepareEnvironment") != "false",
+        "prepare_environment": prepare is not False,
         "tracked_run": history.get("output_collection") is not False,
         "use_sampling": True,
         "data_source_settings": {},

@@ -1,8 +1,8 @@
 """The only reader of YAML: bounded, without tags, every value with its place.
 
-Built on the events of PyYAML's pure-Python parser. Its C parser crashes the interpreter on deep nesting, and its
-constructors guess types (`3.10`, `no`, `22:22`) that these files never mean. Scalars stay text here;
-`models` knows which keys are true or false.
+Built on the events of PyYAML's pure-Python parser. Its C parser crashes the interpreter on deep nesting,
+and its constructors guess types (`3.10`, `no`, `22:22`) that these files never mean. Scalars stay text
+here; `models` knows which keys are true or false.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Node:
 
     __slots__ = ("column", "end", "flow", "index", "kind", "line", "plain", "value")
 
-    def __init__(self, kind: str, event: yaml.NodeEvent, value: Any, *, plain: bool, flow: bool) -> None:
-        mark = event.start_mark
+    def __init__(self, kind: str, event: yaml.Event, value: Any, *, plain: bool, flow: bool) -> None:
+        mark, end = _marks(event)
         self.kind = kind
         self.value = value
         self.line: int = mark.line
         self.column: int = mark.column
         self.index: int = mark.index
-        self.end: int = event.end_mark.index
+        self.end: int = end.index
         self.plain = plain
         self.flow = flow
 
@@ -58,6 +58,13 @@ class Node:
     def is_null(self) -> bool:
         """Whether nothing, or the word null, was written."""
         return self.plain and self.value in _NULLS
+
+
+def _marks(event: yaml.Event) -> tuple[yaml.Mark, yaml.Mark]:
+    # the stubs know events without marks; the parser never makes one
+    assert isinstance(event.start_mark, yaml.Mark)
+    assert isinstance(event.end_mark, yaml.Mark)
+    return event.start_mark, event.end_mark
 
 
 class Document:
@@ -107,7 +114,7 @@ class _Loader(Reader, Scanner, Parser):
             if self.peek() == "#" or (self.peek() == "\t" and self._only_comment_follows()):
                 while self.peek() not in "\0\r\n\x85\u2028\u2029":
                     self.forward()
-            if self.scan_line_break():
+            if self.scan_line_break():  # type: ignore[no-untyped-call]
                 if not self.flow_level:
                     self.allow_simple_key = True
             else:
@@ -159,10 +166,14 @@ def decode(data: bytes, path: str) -> str:
 class _Stop(Exception):
     """Reading cannot go on; carries the problem."""
 
-    def __init__(self, event: yaml.Event, message: str, fix: str = "") -> None:
-        super().__init__(message)
-        mark = event.start_mark
-        self.problem = Problem(message=message, line=mark.line + 1, column=mark.column + 1, fix=fix)
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+def _stop_at(event: yaml.Event, message: str, fix: str = "") -> _Stop:
+    mark, _ = _marks(event)
+    return _Stop(Problem(message=message, line=mark.line + 1, column=mark.column + 1, fix=fix))
 
 
 def _build(document: Document) -> None:
@@ -196,23 +207,22 @@ class _Builder:
         self._next()
         after = self._next()
         if not isinstance(after, yaml.StreamEndEvent):
-            raise _Stop(
-                after, "a second document starts here", "Keep one document in a file: remove this line."
-            )
+            raise _stop_at(after, "a second document starts here", "Keep one document in a file.")
         return node
 
     def _next(self) -> yaml.Event:
-        event: yaml.Event = self.parser.get_event()
+        event: yaml.Event = self.parser.get_event()  # type: ignore[no-untyped-call]
         return event
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         self.nodes += 1
         if depth > DEPTH_LIMIT:
-            raise _Stop(event, f"nested more than {DEPTH_LIMIT} deep")
+            raise _stop_at(event, f"nested more than {DEPTH_LIMIT} deep")
         if self.nodes > NODE_LIMIT:
-            raise _Stop(event, f"more than {NODE_LIMIT} values")
+            raise _stop_at(event, f"more than {NODE_LIMIT} values")
         if isinstance(event, yaml.AliasEvent):
             return self._aliased(event)
+        assert isinstance(event, yaml.NodeEvent)  # only a node can follow here
         self._refuse_tag(event)
         flow = bool(getattr(event, "flow_style", False))
         if isinstance(event, yaml.ScalarEvent):
@@ -231,7 +241,7 @@ class _Builder:
         while True:
             event = self._next()
             if isinstance(event, yaml.CollectionEndEvent):
-                node.end = event.end_mark.index
+                node.end = _marks(event)[1].index
                 return
             child = self._node(event, depth + 1)
             if node.kind == "list":
@@ -240,15 +250,15 @@ class _Builder:
                 node.value.append((child, self._node(self._next(), depth + 1)))
 
     def _aliased(self, event: yaml.AliasEvent) -> Node:
-        node = self.anchors.get(event.anchor)
+        node = self.anchors.get(event.anchor or "")
         if node is None:
-            raise _Stop(event, "nothing has the name after *", "Put the value in quotes.")
+            raise _stop_at(event, "nothing has the name after *", "Put the value in quotes.")
         return node
 
     def _refuse_tag(self, event: yaml.NodeEvent) -> None:
         tag = getattr(event, "tag", None)
         if tag not in (None, "!"):
-            mark = event.start_mark
+            mark, _ = _marks(event)
             problem = Problem(
                 message="tags (!name) are not read",
                 line=mark.line + 1,
@@ -291,15 +301,8 @@ class _Reading:
             raise self._stop(node, path, f"aliases stand for more than {ALIAS_LIMIT} values")
 
     def _stop(self, node: Node, path: Path, message: str) -> _Stop:
-        stop = _Stop.__new__(_Stop)
-        stop.problem = Problem(
-            message=message,
-            line=node.line + 1,
-            column=node.column + 1,
-            key=key_text(path),
-            fix="Write it out.",
-        )
-        return stop
+        problem = Problem(message=message, line=node.line + 1, column=node.column + 1, key=key_text(path))
+        return _Stop(problem.replace(fix="Write the values out."))
 
     def _mapping(self, node: Node, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
