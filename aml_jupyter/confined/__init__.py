@@ -209,7 +209,9 @@ class Root:
         try:
             fd = self._open_folder(path)
             prefix = path + "/" if path else ""
-            yield from tree.walk(fd, prefix, budget=Budget(budget_files, budget_bytes), enter=enter)
+            limited = budget_files is not None or budget_bytes is not None
+            budget = Budget(budget_files, budget_bytes) if limited else None
+            yield from tree.walk(fd, prefix, budget=budget, enter=enter)
         except OSError as error:
             raise FileFault.of(error, path or self.path) from error
         finally:

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 from aml_jupyter.errors import ConfinedError
 
-# the longest path a caller may name, in bytes of UTF-8; what a walk found may be longer
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# the longest path a caller may name, in bytes of UTF-8; what a walk finds may be longer
 MAX_PATH = 4096
+MAX_FOUND = 1 << 15
 # Azure stores no longer key, and Windows programs rarely open more
 MAX_PORTABLE = 1024
 MAX_COMPONENT = 255
-# folders below each other; every level costs a system call and the 64th a descriptor
-MAX_DEPTH = 10_000
-_LONGEST = 1 << 22
+# folders below each other: with MAX_FOUND it bounds what a walk of a hostile tree holds (64 MB)
+MAX_DEPTH = 4096
 
-_WINDOWS_DEVICES = frozenset(
+_DEVICES = frozenset(
     ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
     + [f"{device}{digit}" for device in ("COM", "LPT") for digit in "0123456789¹²³"]
 )
 _FORBIDDEN = frozenset('<>:"|?*\\')
+# not printable by Python's rule, yet part of ordinary names: other spaces, joiners of emoji and Persian
+_SPACES = frozenset(" \u00a0\u1680\u202f\u205f\u3000\u200c\u200d") | frozenset(
+    map(chr, range(0x2000, 0x200B))
+)
+# letters that show as nothing
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")
+# what a server that decodes once too often reads as a separator or NUL, overlong forms included
+_ENCODED = ("%2f", "%5c", "%00", "%c0%a", "%c1%9", "%e0%80%a")
 
 
 class FileFault(ConfinedError, OSError):
@@ -36,7 +49,9 @@ class FileFault(ConfinedError, OSError):
         number = error.errno or errno.EIO
         code, hint = _CODES.get(number, ("path.unreadable", ""))
         kind = _KINDS.get(number, FileFault)
-        fault = kind(f"{shown(path)}: {os.strerror(number)}", code=code, hint=hint)
+        # the system's own words for a link that may not be followed speak of too many of them
+        what = "leads through a symbolic link" if number == errno.ELOOP else os.strerror(number)
+        fault = kind(f"{shown(path)}: {what}", code=code, hint=hint)
         fault.errno = number
         return fault
 
@@ -78,34 +93,47 @@ def shown(path: str) -> str:
     """A name for people: control, direction and undecodable characters are escaped, long names cut."""
     if len(path) > 300:
         path = path[:200] + "..." + path[-80:]
-    if path.isascii() and path.isprintable():
+    if path.isprintable():
         return path
-    return "".join(c if c.isprintable() and not _misleading(c) else _escaped(c) for c in path)
+    return "".join(character if _visible(character) else _escaped(character) for character in path)
 
 
 def _escaped(character: str) -> str:
     number = ord(character)
     if 0xDC80 <= number <= 0xDCFF:  # a byte that is not UTF-8, carried by surrogateescape
         return f"\\x{number - 0xDC00:02x}"
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
-def check_name(path: str, *, portable: bool = False, limit: int = MAX_PATH) -> tuple[str, ...]:
+def _visible(character: str) -> bool:
+    return (character.isprintable() and character not in _FILLERS) or character in _SPACES
+
+
+def check_name(
+    path: str, *, plain: bool = False, portable: bool = False, limit: int = MAX_PATH
+) -> tuple[str, ...]:
     """The components of a relative POSIX path.
 
-    Refuses what is empty or absolute, `.` and `..`, empty components (`a//b`, a slash at the end), NUL,
-    components over 255 bytes and paths over `limit` bytes. `portable` also refuses what some file system,
-    browser or object store reads differently: Windows' devices and characters, dots or spaces at an end,
-    control, direction and undecodable characters, escaped or look-alike separators and dots.
+    Always refused: what is empty or absolute, `.` and `..`, empty components (`a//b`, a slash at the end),
+    NUL, components over 255 bytes, paths over `limit` bytes.
+    `plain` also refuses what misleads a reader or a server: control, direction and undecodable characters,
+    encoded or look-alike separators and dots. `portable`, besides, what Windows or Azure do not take: device
+    names, `<>:"|?*` and backslash, spaces or dots at an end, over 1,024 characters.
     Raises ConfinedError `name.invalid`.
     """
     parts = tuple(path.split("/"))
     why = _fault(path, parts, limit)
+    if why is None and (plain or portable):
+        why = _first(_misleading, parts)
     if why is None and portable:
-        why = _portable_fault(path, parts)
+        why = _first(_unportable, parts)
+        if len(path) > MAX_PORTABLE:
+            why = f"it has over {MAX_PORTABLE} characters"
     if why is not None:
         raise ConfinedError(
-            f"{shown(path)!r} is not a name that may be used: {why}",
+            f"'{shown(path)}' is not a name that may be used: {why}",
             code="name.invalid",
             hint="Use a relative path of ordinary names with / between them.",
         )
@@ -114,10 +142,14 @@ def check_name(path: str, *, portable: bool = False, limit: int = MAX_PATH) -> t
 
 def check_found(path: str) -> tuple[str, ...]:
     """The components of a path that a walk may have found: like `check_name`, as deep as a walk goes."""
-    parts = check_name(path, limit=_LONGEST)
+    parts = check_name(path, limit=MAX_FOUND)
     if len(parts) > MAX_DEPTH:
-        raise ConfinedError(f"{shown(path)!r} has {len(parts)} levels", code="name.invalid")
+        raise ConfinedError(f"'{shown(path)}' has {len(parts)} levels", code="name.invalid")
     return parts
+
+
+def _first(fault: Callable[[str], str | None], parts: tuple[str, ...]) -> str | None:
+    return next(filter(None, map(fault, parts)), None)
 
 
 def _fault(path: str, parts: tuple[str, ...], limit: int) -> str | None:
@@ -129,66 +161,65 @@ def _fault(path: str, parts: tuple[str, ...], limit: int) -> str | None:
         return "it holds a NUL character"
     if len(path) * 4 > limit and _size(path) > limit:
         return f"it has over {limit} bytes"
-    return next(filter(None, map(_component_fault, parts)), None)
+    return _first(_unusable, parts)
 
 
-def _component_fault(part: str) -> str | None:
+def _unusable(part: str) -> str | None:
     if part in ("", ".", ".."):
-        return f"it holds the component {part!r}" if part else "it holds an empty component"
-    if len(part) * 4 > MAX_COMPONENT and _size(part) > MAX_COMPONENT:
-        return f"a component has over {MAX_COMPONENT} bytes"
+        return f"it holds the component '{part}'" if part else "it holds an empty component"
+    if len(part) > MAX_COMPONENT or not part.isascii():
+        size = _size(part)
+        if size > MAX_COMPONENT:
+            return (
+                f"a component has over {MAX_COMPONENT} bytes"
+                if size < sys.maxsize
+                else "no bytes stand for it"
+            )
     return None
 
 
 def _size(text: str) -> int:
-    # lone surrogates beyond surrogateescape cannot be a file's name: counted as UTF-8 would write them
-    return len(text.encode("utf-8", "surrogatepass"))
+    if text.isascii():
+        return len(text)
+    try:
+        return len(os.fsencode(text))
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte: no file has such a name
+        return sys.maxsize
 
 
-def _portable_fault(path: str, parts: tuple[str, ...]) -> str | None:
-    if len(path) > MAX_PORTABLE:
-        return f"it has over {MAX_PORTABLE} characters"
-    for character in path:
-        if character in _FORBIDDEN:
-            return f"it holds {character!r}, which Windows does not allow"
-        if not character.isprintable() and character != " ":
-            return f"it holds the character {_escaped(character)}"
-        if not character.isascii() and _misleading(character):
-            return f"it holds the character {_escaped(character)}"
-    for part in parts:
-        why = _portable_component(part)
-        if why is not None:
-            return why
-    return None
-
-
-def _misleading(character: str) -> bool:
-    # fillers and joiners that are printable by Python's rule, yet show as nothing
-    return character in "\u115f\u1160\u3164\uffa0\u034f\ufe0f"
-
-
-def _portable_component(part: str) -> str | None:
-    if part[-1] in ". " or part[0] == " ":
-        return "a component begins with a space or ends with a space or dot"
-    if part.split(".", 1)[0].rstrip(" ").upper() in _WINDOWS_DEVICES:
-        return f"{part!r} is a device on Windows"
+def _misleading(part: str) -> str | None:
+    if not part.isprintable() or not _FILLERS.isdisjoint(part):
+        hidden = next((character for character in part if not _visible(character)), None)
+        if hidden is not None:
+            return f"it holds the character {_escaped(hidden)}"
     if part.split(";", 1)[0] in (".", ".."):
-        return f"some servers read {part!r} as a parent folder"
-    lowered = part.lower().replace("%25", "%")
-    while "%25" in lowered:
-        lowered = lowered.replace("%25", "%")
-    if any(code in lowered for code in ("%2e", "%2f", "%5c", "%00", "%c0", "%c1", "%u")):
-        return f"some servers read {part!r} as a path"
-    if not part.isascii():
-        return _folded_fault(part)
+        return f"some servers read '{shown(part)}' as a parent folder"
+    if "%" in part and _decodes_to_path(part.lower()):
+        return f"some servers read '{shown(part)}' as a path"
+    if not part.isascii() and _folds_to_path(part):
+        return f"'{shown(part)}' looks like a path"
     return None
 
 
-def _folded_fault(part: str) -> str | None:
+def _decodes_to_path(part: str) -> bool:
+    while "%25" in part:
+        part = part.replace("%25", "%")
+    return part.replace("%2e", ".") in (".", "..") or any(code in part for code in _ENCODED)
+
+
+def _folds_to_path(part: str) -> bool:
     # 3 ms to load, and needed for names beyond ASCII only
     import unicodedata
 
     folded = unicodedata.normalize("NFKC", part)
-    if folded.strip(" ") in ("", ".", "..") or folded[-1] in ". " or not _FORBIDDEN.isdisjoint(folded):
-        return f"{part!r} looks like a path"
-    return f"{part!r} looks like a path" if "/" in folded else None
+    return "/" in folded or folded.strip(" ") in ("", ".", "..") or ("\\" in folded and "\\" not in part)
+
+
+def _unportable(part: str) -> str | None:
+    if not _FORBIDDEN.isdisjoint(part):
+        return 'it holds one of <>:"|?*\\, which Windows does not allow'
+    if part[-1] in ". " or part[0] == " ":
+        return "a component begins with a space or ends with a space or dot"
+    if part.split(".", 1)[0].rstrip(" ").upper() in _DEVICES:
+        return f"'{shown(part)}' is a device on Windows"
+    return None

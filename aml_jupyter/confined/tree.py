@@ -7,8 +7,8 @@ import os
 import stat
 import sys
 
-from aml_jupyter.confined.files import open_folder
-from aml_jupyter.confined.names import MAX_DEPTH, FileFault, shown
+from aml_jupyter.confined.files import open_folder, temporary_name
+from aml_jupyter.confined.names import MAX_DEPTH, MAX_FOUND, FileFault, shown
 from aml_jupyter.errors import ConfinedError
 
 TYPE_CHECKING = False
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # of the folders on the way down, so many stay open, and beyond them every 64th
 _WINDOW = 32
 _ANCHOR = 64
+# a removal moves what lies deeper to the top, so that it needs no more levels
+_REMOVE_DEPTH = 512
 
 _KINDS = {1: "fifo", 2: "device", 4: "dir", 6: "device", 8: "file", 10: "link", 12: "socket"}
 
@@ -101,36 +103,32 @@ def scan(dir_fd: int, prefix: str = "", budget: Budget | None = None) -> list[En
 
     `dir_fd` must have been opened for reading. Raises OSError when the folder cannot be read.
     """
-    found = []
-    with os.scandir(dir_fd) as names:
-        for name in names:
-            if budget is not None:
-                budget.name()
-            found.append((name.name, name))
-    found.sort(key=_first)
-    return [_look(name, item, dir_fd, prefix, budget) for name, item in found]
-
-
-def _first(pair: tuple[str, os.DirEntry[str]]) -> str:
-    return pair[0]
-
-
-def _look(name: str, item: os.DirEntry[str], dir_fd: int, prefix: str, budget: Budget | None) -> Entry:
-    try:
-        found = item.stat(follow_symlinks=False)
-    except OSError as error:
-        entry = Entry(prefix + name, name, None)
-        entry.error = os.strerror(error.errno or errno.EIO)
-        return entry
-    entry = Entry(prefix + name, name, found)
-    if entry.kind == "link":
+    # names and lstat by descriptor are faster than the entries of scandir
+    names = os.listdir(dir_fd) if budget is None else _count_names(dir_fd, budget)
+    names.sort()
+    entries = []
+    for name in names:
         try:
-            entry.target = os.readlink(name, dir_fd=dir_fd)
+            entry = Entry(prefix + name, name, os.lstat(name, dir_fd=dir_fd))
+            if entry.kind == "link":
+                entry.target = os.readlink(name, dir_fd=dir_fd)
         except OSError as error:
-            entry.error = os.strerror(error.errno or errno.EIO)
-    elif budget is not None and entry.kind == "file":
-        budget.content(found.st_size)
-    return entry
+            entry = Entry(prefix + name, name, None)
+            entry.error = _reason(error)
+        entries.append(entry)
+    if budget is not None:
+        budget.content(sum(entry.size for entry in entries if entry.kind == "file"))
+    return entries
+
+
+def _count_names(dir_fd: int, budget: Budget) -> list[str]:
+    # one by one, so that a folder of a hundred million names ends at the budget and not with the memory
+    names = []
+    with os.scandir(dir_fd) as found:
+        for item in found:
+            budget.name()
+            names.append(item.name)
+    return names
 
 
 class Chain:
@@ -158,7 +156,7 @@ class Chain:
         self._names.append(name)
         self._identities.append((found.st_dev, found.st_ino))
         old = len(self._fds) - 1 - _WINDOW
-        if old > 0 and old % _ANCHOR:
+        if old > 1 and old % _ANCHOR:  # the root and the first level stay open
             self._close(old)
         return fd
 
@@ -167,6 +165,10 @@ class Chain:
         if self._fds[-1] < 0:
             self._reopen()
         return self._fds[-1]
+
+    def fd_at(self, level: int) -> int:
+        """The descriptor of the root (0) or of the first folder below it (1)."""
+        return self._fds[level]
 
     def pop(self) -> str:
         """Go up; the name of the folder that was left."""
@@ -239,11 +241,13 @@ def walk(
 def _enter(chain: Chain, entry: Entry, budget: Budget | None) -> list[Entry] | None:
     depth = len(chain)
     try:
+        if len(entry.path) > MAX_FOUND:
+            raise OSError(errno.ENAMETOOLONG, "too long", entry.path)
         return scan(chain.push(entry.name), entry.path + "/", budget)
     except OSError as error:
         if len(chain) > depth:
             chain.pop()
-        entry.error = os.strerror(error.errno or errno.EIO)
+        entry.error = _reason(error)
         return None
 
 
@@ -253,60 +257,103 @@ def remove_below(root_fd: int, name: str) -> None:
     Links are removed, not followed; a folder where another file system is mounted is left alone. What cannot
     be removed does not stop the rest and is told at the end by ConfinedError `path.not_removed`.
     """
-    device = os.fstat(root_fd).st_dev
-    kept: list[str] = []
-    chain = Chain(root_fd)
-    levels = [iter([name])]
+    removal = _Removal(root_fd)
     try:
+        removal.run(name)
+    finally:
+        removal.chain.close()
+    if removal.kept:
+        raise ConfinedError(
+            f"{len(removal.kept)} files or folders could not be removed: " + "; ".join(removal.kept[:10]),
+            code="path.not_removed",
+        )
+
+
+class _Removal:
+    """One removal of a tree: where it is, and what could not be removed."""
+
+    def __init__(self, root_fd: int) -> None:
+        self.chain = Chain(root_fd)
+        self.kept: list[str] = []
+        self._device = os.fstat(root_fd).st_dev
+        # names in the topmost folder; what lies too deep is moved there and its name appended
+        self._top: list[str] = []
+
+    def run(self, name: str) -> None:
+        levels = [iter([name])]
         while levels:
             for item in levels[-1]:
-                below = _remove(chain, item, device, kept)
+                below = self._remove(item)
                 if below is not None:
+                    self._top = self._top if len(levels) > 1 else below
                     levels.append(iter(below))
                     break
             else:
                 levels.pop()
                 if levels:
-                    _remove_left(chain, kept)
-    finally:
-        chain.close()
-    if kept:
-        raise ConfinedError(
-            f"{len(kept)} files or folders could not be removed: " + "; ".join(kept[:10]),
-            code="path.not_removed",
-        )
+                    self._leave()
+
+    def _remove(self, name: str) -> list[str] | None:
+        """Remove one name; the names below it when it is a folder to go into."""
+        depth = len(self.chain)
+        try:
+            found = os.lstat(name, dir_fd=self.chain.fd())
+            if not stat.S_ISDIR(found.st_mode):
+                self._unlink(name)
+            elif found.st_dev != self._device:
+                self._keep(name, "another file system is mounted there")
+            elif depth > _REMOVE_DEPTH:
+                self._move_up(name)
+            else:
+                return os.listdir(self._enter(name))
+        except FileNotFoundError:  # gone already, which is what was asked for
+            pass
+        except OSError as error:
+            self._keep(name, _reason(error))
+        if len(self.chain) > depth:
+            self.chain.pop()
+        return None
+
+    def _keep(self, name: str, why: str) -> None:
+        self.kept.append(f"{shown(name)}: {why}")
+
+    def _unlink(self, name: str) -> None:
+        fd = self.chain.fd()
+        try:
+            os.unlink(name, dir_fd=fd)
+        except PermissionError:
+            os.fchmod(fd, 0o700)
+            os.unlink(name, dir_fd=fd)
+
+    def _enter(self, name: str) -> int:
+        try:
+            fd = self.chain.push(name)
+        except PermissionError:
+            _permit(name, self.chain.fd())
+            fd = self.chain.push(name)
+        if os.fstat(fd).st_mode & 0o300 != 0o300:
+            os.fchmod(fd, 0o700)
+        return fd
+
+    def _move_up(self, name: str) -> None:
+        moved = temporary_name()
+        _permit(name, self.chain.fd())
+        os.rename(name, moved, src_dir_fd=self.chain.fd(), dst_dir_fd=self.chain.fd_at(1))
+        self._top.append(moved)
+
+    def _leave(self) -> None:
+        name = self.chain.pop()
+        try:
+            os.rmdir(name, dir_fd=self.chain.fd())
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if not self.kept:  # else it is not empty because of what was told before
+                self._keep(name, _reason(error))
 
 
-def _remove(chain: Chain, name: str, device: int, kept: list[str]) -> list[str] | None:
-    """Remove one name; the names below it when it is a folder to go into."""
-    depth = len(chain)
-    try:
-        found = os.lstat(name, dir_fd=chain.fd())
-        if not stat.S_ISDIR(found.st_mode):
-            _unlink(name, chain.fd())
-            return None
-        if found.st_dev != device:
-            kept.append(f"{shown(name)}: another file system is mounted there")
-            return None
-        return os.listdir(_enter_to_remove(chain, name))
-    except FileNotFoundError:  # gone already, which is what was asked for
-        pass
-    except OSError as error:
-        kept.append(f"{shown(name)}: {os.strerror(error.errno or errno.EIO)}")
-    if len(chain) > depth:
-        chain.pop()
-    return None
-
-
-def _enter_to_remove(chain: Chain, name: str) -> int:
-    try:
-        fd = chain.push(name)
-    except PermissionError:
-        _permit(name, chain.fd())
-        fd = chain.push(name)
-    if os.fstat(fd).st_mode & 0o300 != 0o300:
-        os.fchmod(fd, 0o700)
-    return fd
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or errno.EIO)
 
 
 def _permit(name: str, dir_fd: int) -> None:
@@ -319,25 +366,6 @@ def _permit(name: str, dir_fd: int) -> None:
             os.chmod(name, 0o700, dir_fd=dir_fd, follow_symlinks=False)
     finally:
         os.close(fd)
-
-
-def _unlink(name: str, dir_fd: int) -> None:
-    try:
-        os.unlink(name, dir_fd=dir_fd)
-    except PermissionError:
-        os.fchmod(dir_fd, 0o700)
-        os.unlink(name, dir_fd=dir_fd)
-
-
-def _remove_left(chain: Chain, kept: list[str]) -> None:
-    name = chain.pop()
-    try:
-        os.rmdir(name, dir_fd=chain.fd())
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if not kept:  # else it is not empty because of what was told before
-            kept.append(f"{shown(name)}: {os.strerror(error.errno or errno.EIO)}")
 
 
 def remove_tree(path: str) -> None:
