@@ -18,7 +18,7 @@ def _escaped(text: str) -> str:
 def _words(action: argparse.Action) -> str:
     """How an option or argument is written, as in `-n`, `--name NAME`."""
     if not action.option_strings:
-        name = action.metavar or (" or ".join(map(str, action.choices)) if action.choices else action.dest)
+        name = action.metavar or (", ".join(map(str, action.choices)) if action.choices else action.dest)
         shape = {"?": "[{}]", "*": "[{} ...]", "+": "{} ...", "...": "{} ..."}.get(str(action.nargs), "{}")
         return f"`{_escaped(shape.format(name))}`"
     value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"

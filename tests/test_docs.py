@@ -22,7 +22,7 @@ FAMILIES = (
 CODE = re.compile(rf"(?:{'|'.join(FAMILIES.split())})\.[a-z_]+")
 # what looks like a code and is a file
 FILES = (".json", ".jsonl", ".py", ".log", ".lock", ".sqlite", ".md", ".partial", ".tmp", ".csv", ".txt")
-WITHOUT_FAMILY = {"usage", "error"}
+WITHOUT_FAMILY = {"usage"}
 
 
 def read(name: str) -> str:
