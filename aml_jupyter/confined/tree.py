@@ -110,15 +110,22 @@ def scan(dir_fd: int, prefix: str = "", budget: Budget | None = None) -> list[En
     for name in names:
         try:
             entry = Entry(prefix + name, name, os.lstat(name, dir_fd=dir_fd))
-            if entry.kind == "link":
-                entry.target = os.readlink(name, dir_fd=dir_fd)
         except OSError as error:
             entry = Entry(prefix + name, name, None)
             entry.error = _reason(error)
+        if entry.kind == "link":
+            _read_link(entry, dir_fd)
         entries.append(entry)
     if budget is not None:
         budget.content(sum(entry.size for entry in entries if entry.kind == "file"))
     return entries
+
+
+def _read_link(entry: Entry, dir_fd: int) -> None:
+    try:
+        entry.target = os.readlink(entry.name, dir_fd=dir_fd)
+    except OSError as error:  # gone, or no link any more
+        entry.error = _reason(error)
 
 
 def _count_names(dir_fd: int, budget: Budget) -> list[str]:
