@@ -1,0 +1,179 @@
+"""First module of every Python started inside a run: printed output leaves promptly, notebook display is kept.
+
+Then the sitecustomize that would have been found without this one runs as usual.  Only modules that the
+interpreter has loaded already, or that are part of it, are imported: this file delays every start.
+"""
+
+import _frozen_importlib
+import _frozen_importlib_external
+import _signal
+import _thread
+import atexit
+import os
+import sys
+import time
+
+_TICK = 0.05  # seconds that printed text may wait
+_TextStream = type(sys.__stderr__)
+_watched = {}  # name of a module -> what to do once it is loaded
+
+
+def _flush():
+    """Pass on what waits in the standard streams; streams of the program's own making are left alone."""
+    for stream in (sys.__stdout__, sys.stdout, sys.stderr):
+        if type(stream) is _TextStream:
+            try:
+                stream.flush()
+            except (ValueError, OSError):  # closed, or its reader is gone: the program's own print will tell
+                pass
+
+
+class _Flusher:
+    """A thread that flushes every 50 ms; gone while a process forks, so that a child never copies a held lock."""
+
+    def __init__(self):
+        self._reset()
+
+    def _reset(self):
+        self.running = False
+        self.task = ""
+        self.wake = _thread.allocate_lock()
+        self.done = _thread.allocate_lock()
+        self.wake.acquire()
+        self.done.acquire()
+
+    def start(self):
+        try:
+            _thread.start_new_thread(self._run, (self.wake, self.done))
+            self.running = True
+        except RuntimeError:  # no more threads here, or the interpreter is ending
+            pass
+
+    def _run(self, wake, done):
+        if hasattr(_signal, "pthread_sigmask"):  # signals are for the program's own threads
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, range(1, 32))
+        self.task = "/proc/self/task/%d" % _thread.get_native_id()
+        while not wake.acquire(True, _TICK):
+            _flush()
+        done.release()
+
+    def stop(self, timeout=-1):
+        """Wait for the thread's last flush: an interpreter that ends in the middle of one is aborted."""
+        if self.running:
+            self.running = False
+            self.wake.release()
+            self.done.acquire(True, timeout)
+
+    def before_fork(self):
+        if self.running:
+            self.stop(2)
+            for _ in range(20):  # os.fork counts threads and warns of a second one
+                if not os.path.exists(self.task):
+                    break
+                time.sleep(0.0002)
+        _flush()
+
+    def after_fork(self):
+        """Start again at the next print: the fork that just ended has not counted the threads yet."""
+        self._reset()
+        for stream in (sys.__stdout__, sys.stdout):
+            if type(stream) is _TextStream:
+                stream.write = self._starter(stream)
+
+    def _starter(self, stream):
+        def write(text):
+            stream.__dict__.pop("write", None)
+            if not self.running:
+                self.start()
+            return stream.write(text)
+
+        return write
+
+    def install(self):
+        self.start()
+        atexit.register(self.stop)
+        if hasattr(os, "register_at_fork"):
+            after = self.after_fork
+            os.register_at_fork(before=self.before_fork, after_in_parent=after, after_in_child=after)
+
+
+class _AfterImport:
+    """A finder that finds nothing of its own: it has a watched module looked at once it is loaded."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        watcher = _watched.pop(name, None)
+        if watcher is None:
+            return None
+        spec = _frozen_importlib_external.PathFinder.find_spec(name, path, target)
+        loader = spec and spec.loader
+        if loader:
+            run = loader.exec_module
+
+            def exec_module(module):
+                run(module)
+                watcher(module)
+
+            loader.exec_module = exec_module
+        return spec
+
+
+def _watch(name, watcher):
+    if name in sys.modules:
+        watcher(sys.modules[name])
+    else:
+        _watched[name] = watcher
+
+
+def _flush_before_programs(module):
+    """What was printed comes before what a started program prints."""
+    start = module.Popen._execute_child
+
+    def _execute_child(self, *args, **kwargs):
+        _flush()
+        return start(self, *args, **kwargs)
+
+    module.Popen._execute_child = _execute_child
+
+
+def _flush_before_shell(module):
+    system = module.system
+
+    def flush_and_run(command):
+        _flush()
+        return system(command)
+
+    flush_and_run.__name__ = flush_and_run.__qualname__ = "system"
+    flush_and_run.__doc__ = system.__doc__
+    module.system = flush_and_run
+
+
+def _keep_display(module):
+    from aml_run import ipython
+
+    ipython.keep_display(module)
+
+
+def _install():
+    if type(sys.stdout) is _TextStream and not getattr(sys.stdout, "write_through", False):
+        _Flusher().install()
+    _watch("os", _flush_before_shell)
+    _watch("subprocess", _flush_before_programs)
+    _watch("IPython.core.display_functions", _keep_display)
+    _watch("IPython.core.display", _keep_display)
+    sys.meta_path.insert(0, _AfterImport)
+
+
+def _run_next():
+    here = os.path.dirname(os.path.abspath(__file__))
+    others = [path for path in sys.path if os.path.abspath(path) != here]
+    spec = _frozen_importlib_external.PathFinder.find_spec("sitecustomize", others)
+    if spec is not None and spec.loader is not None:
+        module = _frozen_importlib.module_from_spec(spec)
+        sys.modules["sitecustomize"] = module
+        spec.loader.exec_module(module)
+
+
+if os.environ.get("AML_EVENTS"):
+    _install()
+_run_next()
