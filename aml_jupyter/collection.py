@@ -42,7 +42,7 @@ def collect(
 ) -> dict[str, Any]:
     """Fields of the record that are known at the end.
 
-    A fault of the artifact store is written to the log and into the warnings; it never changes how the run ended.
+    A fault of the artifact store goes to the log and into the warnings; it never changes how the run ended.
     """
     warnings = list(record.warnings)
     fields: dict[str, Any] = {"metrics": merge_metrics(read_events(directory.job + "/events.jsonl"))}

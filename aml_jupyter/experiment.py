@@ -404,6 +404,21 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def restore(directory: RunDirectory, into: str, *, force: bool = False) -> None:
+    """Put the snapshot of a run into a folder, and its cell, when it had one, beside the snapshot's files.
+
+    Raises SnapshotError for a folder that is not empty unless `force`, or a snapshot that is gone.
+    """
+    from aml_jupyter.snapshot import Store
+    from aml_jupyter.snapshot import restore as restore_snapshot
+
+    record = runs.load_record(directory)
+    restore_snapshot(Store(aml_home() + "/snapshots"), record.snapshot_id, into, force=force)
+    cell = directory.job + "/cell.py"
+    if record.cell_sha256 and os.path.exists(cell):
+        _copy(cell, f"{into}/cell_{record.run_id}.py")
+
+
 def resume(directory: RunDirectory, secrets: Mapping[str, str] | None = None) -> bool:
     """Give a run without a supervisor a new one; False when it has one or has ended."""
     record = runs.read_record(directory)

@@ -62,6 +62,14 @@ class Job(Value):
     share: str | None = None
     cell: bool = False
 
+    @classmethod
+    def from_request(cls, directory: str, document: Mapping[str, Any]) -> Self:
+        """Read `request.json` of a run directory.  Raises FormatError for a newer format."""
+        check_format(document, "request.json")
+        given = {name: document[name] for name in cls._fields if name in document}
+        given["command"] = tuple(given["command"])
+        return cls(**{**given, "directory": directory})
+
     @property
     def job(self) -> str:
         """The folder that crosses between machines."""

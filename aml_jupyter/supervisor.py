@@ -84,6 +84,11 @@ class _Supervision:
 
     def see_through(self) -> None:
         """Start the job unless it was started, wait for its end, write the ending."""
+        if missing := self._missing_secrets():
+            # neither an ending nor a defect: whoever resumes the run gives them
+            self._log(f"needs {missing}, which is kept nowhere: aml resume {self.job.run_id} -e NAME=VALUE")
+            self._state("NotResponding", "secret.needed")
+            return
         try:
             handle = self._handle()
             exit_, evidence = self._watch(handle) if handle else (None, None)
@@ -106,12 +111,16 @@ class _Supervision:
         """The handle of the job, started now if it never was; None when it was canceled before that."""
         known: Handle | None = _load(self.directory.handle_json) or self.executor.find(self.job)
         if known is None:
-            if self.record.environment_secret and not self.record.environment_secret_given(self.secrets):
-                raise _secret_needed(self.record)
             known = self._start()
         if known is not None and not os.path.exists(self.directory.handle_json):
             runs.write_json(self.directory.handle_json, known, sync=False)
         return known
+
+    def _missing_secrets(self) -> str:
+        """Names of variables that a run which has not started needs and this supervisor was not given."""
+        if self._cancel_request() or self.executor.find(self.job):
+            return ""
+        return ", ".join(name for name in self.record.environment_secret if name not in self.secrets)
 
     def _start(self) -> Handle | None:
         with _Phase(self.phases, "prepare"):
@@ -250,15 +259,6 @@ def _defect(log: str) -> dict[str, str]:
         "message": "the supervisor met a defect of aml_jupyter",
         "hint": f"Please report it with {log}",
     }
-
-
-def _secret_needed(record: Record) -> AmlError:
-    names = ", ".join(record.environment_secret)
-    return AmlError(
-        f"the run was not started yet and needs {names}, which is kept nowhere",
-        code="secret.needed",
-        hint=f"Give it again: aml resume {record.run_id} -e NAME=VALUE",
-    )
 
 
 if __name__ == "__main__":

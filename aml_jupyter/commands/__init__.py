@@ -7,7 +7,6 @@ A verb's module holds `arguments_<verb>(parser)` and `do_<verb>(options, screen)
 from __future__ import annotations
 
 import argparse
-import sys
 from importlib import import_module
 
 from aml_jupyter.errors import UsageError
@@ -62,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError with the usage line as the hint."""
         raise UsageError(f"{self.prog}: {message}{self._nearest(message)}", hint=self.format_usage().strip())
 
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:  # noqa: ARG002
         """Leave after `--help`, without ending a notebook's kernel."""
         raise HelpShown(status)
 
@@ -164,8 +163,3 @@ def parse_pair(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
-
-
-def print_warning(text: str) -> None:
-    """A remark for the person at the terminal, apart from the data on standard output."""
-    sys.stderr.write(text + "\n")

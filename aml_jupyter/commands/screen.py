@@ -14,14 +14,14 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ESCAPE = re.compile(
     r"\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|\[[0-?]*[ -/]*[@-~]?|[@-Z\\-_a-z]?)"
 )
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f‪-‮⁦-⁩]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def safe_text(text: str, *, colour: bool = True) -> str:
-    """Text of a run without what would steer a terminal; new lines, tabs and `\\r` stay, colours on request."""
+    """Text of a run without what would steer a terminal; new lines, tabs and `\\r` stay."""
     if "\x1b" in text:
         text = _ESCAPE.sub(lambda found: found[0] if colour and _COLOUR.fullmatch(found[0]) else "", text)
-    return _CONTROL.sub("�", text)
+    return _CONTROL.sub("\ufffd", text)
 
 
 def safe_name(name: str) -> str:

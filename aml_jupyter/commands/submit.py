@@ -92,8 +92,8 @@ def environment_of(options: Namespace) -> dict[str, str]:
         if not equals and name not in os.environ:
             raise UsageError(f"-e {name}: there is no such variable here", hint=f"-e {name}=VALUE sets one.")
         found[name] = value if equals else os.environ[name]
-    for name in found:
-        if not name or "\0" in name + found[name]:
+    for name, value in found.items():
+        if not name or "\0" in name + value:
             raise UsageError(f"{name!r} cannot be an environment variable")
     return found
 
@@ -106,8 +106,7 @@ def _read_env_file(path: str) -> Mapping[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--env-file {path}: {error}") from error
     found = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.removeprefix("export ").partition("=")

@@ -1,0 +1,227 @@
+"""`aml runs`, `show`, `tag`, `note`, `pin`, `rm`, `gc`, `check`: the run history."""
+
+from __future__ import annotations
+
+from aml_jupyter import runs
+from aml_jupyter.commands.watch import find_run
+from aml_jupyter.config import aml_home
+from aml_jupyter.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from typing import Any
+
+    from aml_jupyter.commands.screen import Screen
+    from aml_jupyter.runs import RunDirectory
+
+# what `aml runs` shows unless told otherwise
+COLUMNS = ["run_id", "name", "status", "target", "script_name", "created_utc", "duration", "metrics"]
+DAMAGED = 1
+
+
+def arguments_runs(parser: ArgumentParser) -> None:
+    """Options of `aml runs`."""
+    add = parser.add_argument
+    add("--order-by", metavar="KEY", help="such as created_utc, 'metrics.acc DESC', 'params.lr ASC'")
+    add("--columns", metavar="A,B", help="such as run_id,status,metrics.acc")
+    add("--limit", type=int, default=50, metavar="N", help="the most rows; 50 unless said")
+    add("--all-projects", action="store_true", help="not only the project of this folder")
+    add("--hidden", action="store_true", help="hidden runs too")
+    add("--json", action="store_true", help="a list of objects")
+    add("--project", metavar="DIR", help="the project; found from the working folder unless said")
+
+
+def rows_of(options: Namespace) -> list[dict[str, Any]]:
+    """The rows that the options ask for."""
+    from aml_jupyter.config import find_project
+    from aml_jupyter.runs.index import History
+
+    if options.limit < 1:
+        raise UsageError("--limit must be 1 or more")
+    project = None if options.all_projects else find_project(options.project).key
+    history = History(aml_home())
+    return history.rows(
+        order_by=options.order_by, limit=options.limit, project=project, hidden=options.hidden
+    )
+
+
+def do_runs(options: Namespace, screen: Screen) -> int:
+    """List runs."""
+    rows = rows_of(options)
+    columns = options.columns.split(",") if options.columns else None
+    if options.json:
+        screen.json([{name: cell(row, name) for name in columns} for row in rows] if columns else rows)
+    elif not rows:
+        screen.remark("No runs yet: aml run local script.py")
+    else:
+        shown = columns or COLUMNS
+        screen.table(shown, [[shown_cell(cell(row, name)) for name in shown] for row in rows])
+    return 0
+
+
+def cell(row: dict[str, Any], name: str) -> Any:
+    """A value of a row; `metrics.acc` looks inside.  Raises UsageError for a column that cannot be."""
+    head, dot, rest = name.partition(".")
+    if head not in row:
+        raise UsageError(
+            f"no column {name!r}", hint=f"Columns: {', '.join(row)}, and metrics.NAME, params.NAME"
+        )
+    return (row[head] or {}).get(rest) if dot else row[head]
+
+
+def shown_cell(value: Any) -> str:
+    """A value as a person reads it in a narrow column."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return " ".join(f"{name}={shown_cell(one)}" for name, one in value.items())[:60]
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(shown_cell, value))[:40]
+    return str(value)
+
+
+def record_json(directory: RunDirectory) -> dict[str, Any]:
+    """The record of a run with its labels and artifacts, as `aml show --json` prints it."""
+    from aml_jupyter import artifacts
+
+    record = runs.read_record(directory)
+    return {
+        **record.to_json(),
+        "name": record.name,
+        "tags": dict(record.tags),
+        "note": record.note,
+        "artifacts": [item.as_dict() for item in artifacts.listing(directory)],
+        "directory": directory.path,
+    }
+
+
+def arguments_show(parser: ArgumentParser) -> None:
+    """Options of `aml show`."""
+    parser.add_argument("run_reference", metavar="RUN", nargs="?", default="@last")
+    parser.add_argument("--json", action="store_true")
+
+
+def do_show(options: Namespace, screen: Screen) -> int:
+    """Everything that is known of one run."""
+    directory = find_run(options.run_reference)
+    if options.json:
+        screen.json(record_json(directory))
+        return 0
+    from aml_jupyter.card import plain_card
+
+    screen.write(plain_card(directory) + "\n")
+    return 0
+
+
+def arguments_tag(parser: ArgumentParser) -> None:
+    """Options of `aml tag`."""
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("tags", metavar="TAG", nargs="*")
+    parser.add_argument("--remove", action="append", default=[], metavar="TAG")
+    parser.add_argument("--name", help="another name for the run")
+
+
+def do_tag(options: Namespace, screen: Screen) -> int:
+    """Add and remove tags, or rename."""
+    directory = find_run(options.run)
+    runs.set_labels(directory, name=options.name, tags=tuple(options.tags), remove_tags=tuple(options.remove))
+    screen.write(
+        f"{directory.run_id} {' '.join(shown_tag(*tag) for tag in runs.read_labels(directory).tags.items())}\n"
+    )
+    return 0
+
+
+def shown_tag(name: str, value: str) -> str:
+    """A tag as it is typed."""
+    return f"{name}={value}" if value else name
+
+
+def arguments_note(parser: ArgumentParser) -> None:
+    """Options of `aml note`."""
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("text", nargs="+")
+
+
+def do_note(options: Namespace, screen: Screen) -> int:
+    """Write a note on a run."""
+    runs.set_labels(find_run(options.run), note=" ".join(options.text))
+    return 0
+
+
+def arguments_pin(parser: ArgumentParser) -> None:
+    """Options of `aml pin`."""
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--off", action="store_true", help="take the protection away")
+
+
+def do_pin(options: Namespace, screen: Screen) -> int:
+    """Protect a run from rm and gc."""
+    runs.set_labels(find_run(options.run), pinned=not options.off)
+    return 0
+
+
+def arguments_rm(parser: ArgumentParser) -> None:
+    """Options of `aml rm`."""
+    parser.add_argument("runs", metavar="RUN", nargs="+")
+    parser.add_argument("--force", action="store_true", help="pinned runs too")
+
+
+def do_rm(options: Namespace, screen: Screen) -> int:
+    """Remove runs with their artifacts; all of them are looked up before the first one goes."""
+    found = [find_run(reference) for reference in options.runs]
+    pinned = [one.run_id for one in found if runs.read_labels(one).pinned]
+    if pinned and not options.force:
+        raise UsageError(f"pinned: {', '.join(pinned)}", hint="aml pin RUN --off, or --force")
+    for directory in found:
+        runs.remove(directory)
+        screen.write(f"removed {directory.run_id}\n")
+    return 0
+
+
+def arguments_gc(parser: ArgumentParser) -> None:
+    """Options of `aml gc`."""
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
+    parser.add_argument("--json", action="store_true")
+
+
+def do_gc(options: Namespace, screen: Screen) -> int:
+    """Remove what no run needs any more."""
+    from aml_jupyter import retention
+
+    freed = retention.collect_garbage(aml_home(), dry_run=options.dry_run)
+    if options.json:
+        screen.json(freed.as_dict())
+        return 0
+    word = "would free" if options.dry_run else "freed"
+    screen.write(
+        f"{word} {freed.bytes / 1e6:.1f} MB: {freed.snapshot_objects} snapshot objects,"
+        f" {freed.working_copies} working copies, {freed.half_made} half-made runs\n"
+    )
+    return 0
+
+
+def arguments_check(parser: ArgumentParser) -> None:
+    """Options of `aml check`."""
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rebuild", action="store_true", help="make the index anew from the run directories")
+
+
+def do_check(options: Namespace, screen: Screen) -> int:
+    """Look for damage; exit status 1 when there is any."""
+    from aml_jupyter import retention
+    from aml_jupyter.runs.index import History
+
+    history = History(aml_home())
+    if options.rebuild:
+        screen.remark(f"aml: the index holds {history.rebuild()} runs")
+    findings = retention.check(aml_home())
+    if options.json:
+        screen.json([finding.as_dict() for finding in findings])
+    for finding in [] if options.json else findings:
+        screen.write(f"{finding.code}: {finding.path}\n    {finding.hint}\n")
+    if not findings and not options.json:
+        screen.remark("aml: no damage found")
+    return DAMAGED if findings else 0

@@ -1,0 +1,77 @@
+"""The local executor keeps the contract of every executor, with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aml_jupyter.config import Target
+from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.executors import executor_for
+from aml_jupyter.executors.local import LocalExecutor
+from aml_jupyter.experiment import place_runtime
+from aml_jupyter.job import Job
+from aml_jupyter.snapshot import Rules, Store
+from aml_jupyter.testing.executor import ExecutorContract, MakeJob
+
+
+@pytest.fixture
+def executor() -> LocalExecutor:
+    return LocalExecutor()
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, home: str) -> MakeJob:
+    """Jobs that are complete run directories without a history."""
+
+    def make(source: str, **changes: Any) -> Job:
+        number = len(list(tmp_path.glob("run*")))
+        project, directory = tmp_path / f"project{number}", tmp_path / f"run{number}"
+        project.mkdir()
+        (project / "script.py").write_text(source)
+        (directory / "job").mkdir(parents=True)
+        store = Store(home + "/snapshots")
+        document = {
+            "format": 1,
+            "run_id": f"contract_{os.getpid()}_{number}",
+            "kind": "local",
+            "python": sys.executable,
+            "command": [sys.executable, "script.py"],
+            "cwd": str(directory / "work"),
+            "environment": {},
+            "snapshots": home + "/snapshots",
+            "snapshot_id": store.take(str(project), Rules()).id,
+            **changes,
+        }
+        (directory / "job/request.json").write_text(json.dumps(document))
+        place_runtime(str(directory / "job/runtime"))
+        return Job.from_request(str(directory), document)
+
+    return make
+
+
+class TestLocalExecutor(ExecutorContract):
+    """Every test of the contract, on this computer."""
+
+
+def test_a_missing_interpreter_is_told_by_check_with_the_key_to_change() -> None:
+    target = Target(name="local", kind="local", python_location="/no/such/python")
+    with pytest.raises(TargetUnavailable, match="pythonLocation") as caught:
+        executor_for("local").check(target)
+    assert caught.value.code == "target.python_missing"
+
+
+def test_a_job_whose_runtime_was_killed_is_gone_with_evidence(
+    executor: LocalExecutor, make_job: MakeJob
+) -> None:
+    job = make_job("import time; time.sleep(60)")
+    executor.prepare(job)
+    handle = executor.start(job)
+    os.kill(handle["spawned"]["pid"], 9)
+    gone = executor.poll(handle, 5)
+    assert "is gone" in getattr(gone, "evidence", "")
