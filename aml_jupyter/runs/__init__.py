@@ -33,7 +33,7 @@ from aml_jupyter.runs.evidence import (
     supervisor_identity,
     unfinished,
 )
-from aml_jupyter.runs.record import Record, load_record, new_record, seal, times, unseal, utc, write_record
+from aml_jupyter.runs.record import Record, load_record, new_record, times, utc, write_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ __all__ = [
     "remove_tag",
     "request_cancel",
     "runs_frame",
-    "seal",
     "set_labels",
     "set_name",
     "set_note",
@@ -89,7 +88,6 @@ __all__ = [
     "supervisor_identity",
     "times",
     "unfinished",
-    "unseal",
     "utc",
     "write_json",
     "write_record",

@@ -10,7 +10,7 @@ import time
 from aml_jupyter.confined import MissingFile, make_root, read_bounded, remove_tree, write_atomic
 from aml_jupyter.errors import HistoryError, RunNotFound
 from aml_jupyter.frozen import Value
-from aml_jupyter.runs.locks import exclusive
+from aml_jupyter.locks import exclusive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfinedError
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import STATUSES, TERMINAL
+from aml_jupyter.locks import holders
 from aml_jupyter.runs.directory import RunDirectory, at, mark_changed, with_reserve
-from aml_jupyter.runs.locks import holders
-from aml_jupyter.runs.record import Record, load_record, mark_changed_if_possible, unseal, utc
+from aml_jupyter.runs.record import Record, load_record, mark_changed_if_possible, utc
+from aml_jupyter.sealed import unseal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class Labels(Value):
 
     name: str | None = None
     description: str = ""
-    tags: Mapping[str, str] = {}  # noqa: RUF012 - a value is never changed
+    tags: Mapping[str, str] = {}
     note: str = ""
     pinned: bool = False
     hidden: bool = False

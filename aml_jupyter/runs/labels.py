@@ -5,10 +5,10 @@ from __future__ import annotations
 from aml_jupyter.confined import write_atomic
 from aml_jupyter.errors import UsageError
 from aml_jupyter.job import FORMAT
+from aml_jupyter.locks import exclusive
 from aml_jupyter.runs.directory import RunDirectory, mark_changed, with_reserve
 from aml_jupyter.runs.evidence import read_labels
-from aml_jupyter.runs.locks import exclusive
-from aml_jupyter.runs.record import seal
+from aml_jupyter.sealed import seal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
-import json
-import math
 import os
 import time
 
@@ -12,6 +9,7 @@ from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfinedError, HistoryError
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import FORMAT, TERMINAL, check_format
+from aml_jupyter.locks import exclusive
 from aml_jupyter.runs.directory import (
     LARGEST,
     RunDirectory,
@@ -20,7 +18,7 @@ from aml_jupyter.runs.directory import (
     not_a_run,
     with_reserve,
 )
-from aml_jupyter.runs.locks import exclusive
+from aml_jupyter.sealed import seal, unseal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,58 +133,6 @@ class Record(Value):
 
 
 _KNOWN = frozenset(Record._fields) - {*LABELS, "extra"}
-
-
-def seal(document: Mapping[str, Any]) -> bytes:
-    """Canonical JSON with a checksum of itself, for files whose damage must be found."""
-    body = {name: value for name, value in document.items() if name != "crc32"}
-    body["crc32"] = binascii.crc32(_canonical(body))
-    return _canonical(body) + b"\n"
-
-
-def unseal(data: bytes, path: str) -> dict[str, Any]:
-    """The document of sealed JSON; HistoryError `record.corrupt` when it is damaged.
-
-    The checksum of a newer format is left to the version that knows it.
-    """
-    try:
-        document = json.loads(data, object_hook=_numbers if b'"$number"' in data else None)
-        newer = document["format"] > FORMAT
-        seal_ = document.pop("crc32", None)
-        whole = newer or seal_ == binascii.crc32(_canonical(document))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
-        raise HistoryError(
-            f"{path} is damaged: its checksum does not fit",
-            code="record.corrupt",
-            hint="`aml check` lists what is damaged and what can be done.",
-        )
-    return dict(document)
-
-
-def _canonical(document: Mapping[str, Any]) -> bytes:
-    try:
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except ValueError:  # NaN and the infinities are no JSON: carried by name
-        text = json.dumps(_named(document), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("ascii")
-
-
-def _named(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$number": repr(float(value))}
-    if isinstance(value, dict):
-        return {name: _named(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_named(inner) for inner in value]
-    return value
-
-
-def _numbers(found: dict[str, Any]) -> Any:
-    if found.keys() == {"$number"} and found["$number"] in ("nan", "inf", "-inf"):
-        return float(found["$number"])
-    return found
 
 
 def new_record(directory: RunDirectory, project: Scope, **fields: Any) -> Record:

@@ -1,0 +1,128 @@
+"""Artifacts out of the store again: verified, into new files, never through a link."""
+
+from __future__ import annotations
+
+import os
+
+from aml_jupyter.artifacts.manifest import Artifact, find, listing, store_of, unknown
+from aml_jupyter.artifacts.store import copy_hashed, corrupt
+from aml_jupyter.confined import FileThere, Root, shown
+from aml_jupyter.confined.names import check_found
+from aml_jupyter.errors import ArtifactError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from aml_jupyter.artifacts.manifest import Folder
+    from aml_jupyter.artifacts.store import ArtifactStore
+
+
+def open_artifact(directory: Folder, path: str) -> BinaryIO:
+    """An artifact open for reading; the caller closes it.  Raises ArtifactError `artifact.unknown`."""
+    return store_of(directory).open(find(directory, path).key)
+
+
+def read_artifact(directory: Folder, path: str, limit: int | None = None) -> bytes:
+    """The verified bytes of an artifact.
+
+    Raises ArtifactError `artifact.unknown`, `store.corrupt`, `artifact.too_big` beyond `limit` bytes.
+    """
+    import hashlib
+
+    item = find(directory, path)
+    if limit is not None and item.size > limit:
+        raise ArtifactError(
+            f"{path} has {item.size} bytes; at most {limit} are shown",
+            code="artifact.too_big",
+            hint=f"aml get {directory.run_id} {path}",
+        )
+    with store_of(directory).open(item.key) as file:
+        data = file.read()
+    found = hashlib.sha256(data).hexdigest()
+    if found != item.sha256:
+        raise corrupt(path, item.sha256, found)
+    return data
+
+
+def get(
+    directory: Folder,
+    path: str = "",
+    destination: str = ".",
+    *,
+    overwrite: bool = False,
+    store: ArtifactStore | None = None,
+) -> list[str]:
+    """Copy an artifact, all below a folder (`outputs/plots`), or with "" all of them; the paths written.
+
+    A file goes to `destination/<its name>`, a folder's content below `destination`. Bytes are verified before
+    a name appears. Raises ArtifactError `artifact.exists` unless `overwrite`, `artifact.unknown`,
+    `store.corrupt`.
+    """
+    chosen = _chosen(directory, path)
+    source = store or store_of(directory)
+    names = []
+    for item, _ in chosen:  # all names before the first byte: a manifest may be anybody's
+        check_found(item.path)
+    with Root.create(os.path.abspath(destination)) as into:
+        if not overwrite:
+            for _, name in chosen:
+                if into.exists(name):
+                    raise _there(destination, name)
+        for item, name in chosen:
+            with source.open(item.key) as file:
+                names.append(
+                    save(file.fileno(), into, name, overwrite=overwrite, sha256=item.sha256, close=False)
+                )
+    return names
+
+
+def _chosen(directory: Folder, path: str) -> list[tuple[Artifact, str]]:
+    """What a path means, each with its name below the destination."""
+    kept = [item for item in listing(directory) if item.state == "stored"]
+    path = path.strip("/")
+    for prefix in (path, "outputs/" + path):
+        one = [(item, item.path.rpartition("/")[2]) for item in kept if item.path == prefix]
+        if one:
+            return one
+        inside = [
+            (item, below(item.path, prefix))
+            for item in kept
+            if not prefix or item.path.startswith(prefix + "/")
+        ]
+        if inside:
+            return inside
+    raise unknown(directory, path or "outputs", [item.path for item in kept])
+
+
+def below(path: str, prefix: str) -> str:
+    """A path relative to a folder above it; a file's own path gives its name."""
+    return path.rpartition("/")[2] if path == prefix else path[len(prefix) :].lstrip("/")
+
+
+def save(
+    source: int, into: Root, name: str, *, overwrite: bool, sha256: str | None = None, close: bool = True
+) -> str:
+    """Copy an open file to a new one below a folder, verified when a hash is given; its absolute path."""
+
+    def fill(destination: int) -> None:
+        found = copy_hashed(source, destination, name)
+        if sha256 is not None and found.sha256 != sha256:
+            raise corrupt(name, sha256, found.sha256)
+
+    try:
+        into.publish(name, fill, overwrite=overwrite)
+    except FileThere:
+        raise _there(into.path, name) from None
+    finally:
+        if close:
+            os.close(source)
+    return f"{into.path}/{name}"
+
+
+def _there(folder: str, name: str) -> ArtifactError:
+    return ArtifactError(
+        f"{shown(name)} is already in {folder}",
+        code="artifact.exists",
+        hint="Name another folder, or add --overwrite.",
+    )
