@@ -10,6 +10,7 @@ COUNT_LIMIT = 1000000
 BYTES_LIMIT = 256 << 20
 PENDING_LIMIT = 4 << 20  # bytes held in memory while the disk is full
 WARNINGS_OF_A_KIND = 100
+KINDS_OF_WARNINGS = 200
 FLAGS = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_APPEND | posix.O_NOFOLLOW | posix.O_CLOEXEC
 RETRY = 1.0
 # the runtime says these, with or without a limit
@@ -57,6 +58,8 @@ class Journal:
 
     def warn(self, code: str, text: str) -> None:
         """Append a warning; after a hundred of one code they are only counted."""
+        if len(self.warnings) >= KINDS_OF_WARNINGS and code not in self.warnings:
+            code = "other"
         told = self.warnings.get(code, 0) + 1
         self.warnings[code] = told
         if told <= WARNINGS_OF_A_KIND:

@@ -34,8 +34,9 @@ def follow(started: object, problem: str) -> None:
     job = Follower(started)
     if problem:
         job.refuse(EXIT_NOT_STARTED, "request.invalid", problem)
-    elif started.status >= 0:
+    else:
         job.check_exec()
+        _sync_start()
     job.loop()
     job.finish()
     posix._exit(0)
@@ -50,11 +51,11 @@ class Follower:
         request = started.request
         self.run_id = request.get("run_id", "")
         self.journal = events.Journal(self.run_id, self.clock)
-        self.log = pump.Log(_number(request.get("log_limit"), LOG_LIMIT), self.journal)
+        self.log = pump.Log(int(_number(request.get("log_limit"), LOG_LIMIT)), self.journal)
         self.journal.log = self.log
-        self.messages = messages.Messages(self.journal, self.log, request, self._read_pipes)
+        self.messages = messages.Messages(self.journal, self.log, started, self._read_pipes)
         self.tree = tree.Tree(started.pid, b"AML_JOB=" + started.job, started.reaper)
-        self.timeout = _number(request.get("timeout"), INFINITE)
+        self.deadline = self.clock.start + _number(request.get("timeout"), INFINITE)
         self.grace = _number(request.get("grace"), GRACE)
         self.buffer = bytearray(BUFFER)
         self.view = memoryview(self.buffer)
@@ -81,24 +82,18 @@ class Follower:
         self._heartbeat()
         self.ending = ending.Ending()
         self.memory = evidence.MemoryKills()
-        try:
-            posix.mkdir("data", 0o700)
-        except OSError:  # there already
-            pass
-        self.urgent = select.poll()
-        self.urgent.register(self.started.wakeup, select.POLLIN)
-        if self.started.socket is not None:
-            self.urgent.register(self.started.socket.fileno(), select.POLLIN)
+        self.urgent, self.all = select.poll(), select.poll()
+        self.socket_fd = -1 if self.started.socket is None else self.started.socket.fileno()
+        for descriptor in (self.started.wakeup, self.socket_fd):
+            if descriptor >= 0:
+                self.urgent.register(descriptor, select.POLLIN)
+                self.all.register(descriptor, select.POLLIN)
         self.pipes = {}
         if self.started.pid:
             self._open_pipes()
 
     def _open_pipes(self) -> None:
         self.pipes = {self.started.out: False, self.started.err: True}
-        self.all = select.poll()
-        self.all.register(self.started.wakeup, select.POLLIN)
-        if self.started.socket is not None:
-            self.all.register(self.started.socket.fileno(), select.POLLIN)
         for descriptor in self.pipes:
             posix.set_blocking(descriptor, False)
             self.all.register(descriptor, select.POLLIN)
@@ -108,16 +103,14 @@ class Follower:
     # ---- how it starts -------------------------------------------------------------------------------------
 
     def check_exec(self) -> None:
-        """Wait for the exec, which closes the pipe, or for the reason why there was none."""
-        reason = posix.read(self.started.status, 64)
-        posix.close(self.started.status)
-        if not reason:
+        """Say that the user's process runs, or why it does not."""
+        if not self.started.refusal:
             self.journal.emit("started", {"pid": self.started.pid})
             self.journal.flush()
             return
         import os
 
-        number, what = reason.split()
+        number, what = self.started.refusal.split()
         text = os.strerror(int(number))
         if what == b"cwd":
             self._say(
@@ -156,24 +149,23 @@ class Follower:
             self.next_beat,
             self.kill_at,
             self.linger_at,
-            self.clock.start + self.timeout,
+            self.deadline,
             self.log.stretches.due(),
         )
         return max(0.0, min(until - now, HEARTBEAT)) * 1000 + 0.5
 
     def _wait_batch(self) -> list:
         """Many small reads cost more than the bytes: let some gather, yet hear signals and messages."""
-        ready = self.urgent.poll(self.delay * 1000)
-        if ready:
-            return ready
-        return self.all.poll(0) or []
+        self.urgent.poll(self.delay * 1000)
+        return self.all.poll(0)
 
     def _act(self, ready: list) -> None:
         descriptors = [descriptor for descriptor, _ in ready]
-        if self.started.socket is not None and self.started.socket.fileno() in descriptors:
-            self._read_socket()
+        # pipes first: a child's last words come before what its parent says on hearing of its end
         if self.started.out in descriptors or self.started.err in descriptors:
             self._pace(self._read_pipes())
+        if self.socket_fd in descriptors:
+            self._read_socket()
         if self.started.wakeup in descriptors:
             self._read_wakeup()
         self.journal.flush()
@@ -261,7 +253,7 @@ class Follower:
                 self.signal = posix.WTERMSIG(status)
             else:
                 self.exit_code = posix.WEXITSTATUS(status)
-        self.kill_at = INFINITE
+        self.kill_at = self.deadline = INFINITE
         self.linger_at = self.main_ended + (0 if self.cancel or self.timed_out else LINGER)
 
     def _over(self) -> bool:
@@ -297,8 +289,9 @@ class Follower:
             self._clean_up(now)
             self.journal.flush()
             return
-        if now >= self.clock.start + self.timeout and not self.timed_out:
+        if now >= self.deadline:
             self.timed_out = True
+            self.deadline = INFINITE
             if not self.cancel:
                 self._terminate()
         if now >= self.kill_at:
@@ -398,6 +391,17 @@ class Follower:
         try:
             posix.unlink(self.started.socket_path)
         except OSError:  # the job's folder is gone
+            pass
+
+
+def _sync_start() -> None:
+    """Make it durable that this job was started: it must not be started again after a power cut."""
+    for path in ("started.json", "."):
+        try:
+            fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+            posix.fsync(fd)
+            posix.close(fd)
+        except OSError:  # some file systems cannot sync a folder
             pass
 
 

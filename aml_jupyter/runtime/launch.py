@@ -44,17 +44,19 @@ def utc(seconds: float) -> str:
 
 
 class Started:
-    """What the following of a job needs of its start; descriptors are open, `error` is None after an exec."""
+    """What the following of a job needs of its start; `refusal` is empty after an exec."""
 
     def __init__(self, job: bytes, request: dict, clock: Clock) -> None:
         self.job = job
         self.request = request
         self.clock = clock
         self.pid = 0
-        self.out = self.err = self.status = -1
+        self.out = self.err = -1
+        self.refusal = b""
         self.wakeup = -1
         self.socket = None
         self.socket_path = b""
+        self.data = -1
         self.reaper = False
 
 
@@ -82,7 +84,7 @@ def _run(job: str) -> None:
     started = Started(where, request, clock)
     started.wakeup = wakeup
     if not problem:
-        _start(started)
+        problem = _start(started)
     import follow
 
     follow.follow(started, problem)
@@ -195,11 +197,20 @@ def _claim_without_links(text: bytes) -> bool:
     return True
 
 
-def _start(started: Started) -> None:
+def _start(started: Started) -> str:
+    try:
+        _prepare_and_spawn(started)
+    except OSError as error:  # no more processes or descriptors
+        return "no process could be started: %s" % error.strerror
+    return ""
+
+
+def _prepare_and_spawn(started: Started) -> None:
     prctl = _find_prctl()
     # what the user's process leaves behind becomes this process's child instead of init's
     started.reaper = prctl is not None and prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
     started.socket, started.socket_path = _bind(started.job)
+    started.data = _make_data_folder()
     request = started.request
     environment = _environment(started)
     cwd = request["cwd"].encode("utf-8", "surrogateescape")
@@ -244,6 +255,14 @@ def _bind(job: bytes) -> tuple:
         posix.umask(before)
     endpoint.setblocking(False)
     return endpoint, path
+
+
+def _make_data_folder() -> int:
+    try:
+        posix.mkdir("data", 0o700)
+    except FileExistsError:
+        pass
+    return posix.open("data", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
 
 
 def _inherited() -> dict:
@@ -304,7 +323,10 @@ def _spawn(started: Started, command: list, cwd: bytes, environment: dict, prctl
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     for descriptor in (out_end, err_end, status_end):
         posix.close(descriptor)
-    started.pid, started.out, started.err, started.status = pid, out, err, status
+    started.pid, started.out, started.err = pid, out, err
+    # waiting here gives the child the processor at once; working on makes it wait for a time slice (2 ms)
+    started.refusal = posix.read(status, 64)
+    posix.close(status)
 
 
 class NotADirectory(Exception):

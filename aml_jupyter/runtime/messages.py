@@ -12,6 +12,7 @@ DATA_FILES = 10000
 DATA_BYTES = 8 << 30
 BLOCK = 1 << 20
 FLAGS = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+WRITE_FLAGS = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_NOFOLLOW | posix.O_CLOEXEC
 HEX = frozenset("0123456789abcdef")
 # required fields and their types; a type this table does not know passes as it is
 FIELDS = {
@@ -38,12 +39,13 @@ class BadMessage(Exception):
 class Messages:
     """Takes datagrams apart; `idle` is called between blocks of long work so that pipes never fill up."""
 
-    def __init__(self, journal: object, log: object, limits: dict, idle: object) -> None:
+    def __init__(self, journal: object, log: object, started: object, idle: object) -> None:
         self.journal = journal
         self.log = log
         self.idle = idle
-        self.files_left = limits.get("data_files") or DATA_FILES
-        self.bytes_left = limits.get("data_bytes") or DATA_BYTES
+        self.folder = started.data
+        self.files_left = _limit(started.request.get("data_files"), DATA_FILES)
+        self.bytes_left = _limit(started.request.get("data_bytes"), DATA_BYTES)
         self.known = {}
 
     def take(self, data: object) -> None:
@@ -56,6 +58,8 @@ class Messages:
                 self._take_json(bytes(data[1:]))
             except BadMessage as problem:
                 self.journal.warn(problem.code, problem.text)
+            except RecursionError:
+                self.journal.warn("message.invalid", "a message is nested too deeply")
         else:
             self.journal.warn("message.unknown", "a message of unknown kind %r was ignored" % kind)
 
@@ -66,7 +70,8 @@ class Messages:
         at = self.log.offset
         if kind in ("display", "result"):
             message["data"] = self._bundle(message["data"])
-            message.setdefault("metadata", {})
+            if not isinstance(message.setdefault("metadata", {}), dict):
+                raise BadMessage("message.invalid", "a message of type %s has no proper metadata" % kind)
         elif kind == "value":
             self._payload(message["file"])
         self._payloads_within(message)
@@ -83,8 +88,7 @@ class Messages:
                 kept[name] = self._store(value.encode("utf-8", "surrogatepass"))
             elif _is_reference(value):
                 try:
-                    self._payload(value["$data"])
-                    kept[name] = value
+                    kept[name] = {"$data": value["$data"], "size": self._payload(value["$data"])}
                 except BadMessage as problem:  # the other representations can still be shown
                     self.journal.warn(problem.code, "%s: %s" % (name[:100], problem.text))
             else:
@@ -108,51 +112,54 @@ class Messages:
 
         digest = hashlib.sha256(data).hexdigest()
         try:
-            fd = posix.open(
-                "data/." + digest, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_NOFOLLOW, 0o600
-            )
+            fd = posix.open("." + digest, WRITE_FLAGS, 0o600, dir_fd=self.folder)
             try:
                 view = memoryview(data)
                 while view:
                     view = view[posix.write(fd, view) :]
             finally:
                 posix.close(fd)
-            posix.rename("data/." + digest, "data/" + digest)
+            posix.rename("." + digest, digest, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         except OSError as error:
             raise BadMessage("data.lost", "a payload could not be kept: %s" % error.strerror) from None
-        self._payload(digest)
-        return {"$data": digest, "size": len(data)}
+        return {"$data": digest, "size": self._payload(digest)}
 
-    def _payload(self, digest: object) -> None:
-        """Check that `data/<digest>` is a regular file that holds what its name says, within the budget."""
+    def _payload(self, digest: object) -> int:
+        """The size of `data/<digest>`, once it is a regular file that holds what its name says."""
         if not isinstance(digest, str) or len(digest) != 64 or not HEX.issuperset(digest):
             raise BadMessage("data.name", "a payload's name %s is not a SHA-256" % repr(digest)[:100])
-        path = "data/" + digest
         try:
-            fd = posix.open(path, FLAGS)
+            fd = posix.open(digest, FLAGS, dir_fd=self.folder)
         except OSError as error:
             raise BadMessage("data.missing", "payload %s: %s" % (digest[:12], error.strerror)) from None
         try:
-            self._check_open(fd, path, digest)
+            return self._check_open(fd, digest)
         finally:
             posix.close(fd)
 
-    def _check_open(self, fd: int, path: str, digest: str) -> None:
+    def _check_open(self, fd: int, digest: str) -> int:
         found = posix.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise BadMessage("data.not_regular", "payload %s is not a regular file" % digest[:12])
         identity = (found.st_ino, found.st_size, found.st_mtime_ns)
         if self.known.get(digest) == identity:
-            return
+            return found.st_size
         if self.files_left <= 0 or found.st_size > self.bytes_left:
-            _discard(path)
+            self._discard(digest)
             raise BadMessage("data.limit", "payload %s is over the job's limit for data" % digest[:12])
         if self._hash(fd) != digest:
-            _discard(path)
+            self._discard(digest)
             raise BadMessage("data.damaged", "payload %s does not hold what its name says" % digest[:12])
         self.files_left -= 1
         self.bytes_left -= found.st_size
         self.known[digest] = identity
+        return found.st_size
+
+    def _discard(self, digest: str) -> None:
+        try:
+            posix.unlink(digest, dir_fd=self.folder)
+        except OSError:  # somebody else was faster
+            pass
 
     def _hash(self, fd: int) -> str:
         import hashlib
@@ -177,7 +184,8 @@ def _parse(data: bytes) -> dict:
 
 
 def _check(kind: str, message: dict) -> None:
-    if kind in RESERVED or not kind.replace("_", "").replace(".", "").isalnum() or len(kind) > 40:
+    plain_name = kind.isascii() and kind.replace("_", "").replace(".", "").isalnum()
+    if kind in RESERVED or not plain_name or len(kind) > 40:
         raise BadMessage("message.type", "a message of type %r was ignored" % kind[:40])
     for name, wanted in FIELDS.get(kind, {}).items():
         if not isinstance(message.get(name), wanted):
@@ -193,8 +201,5 @@ def _is_reference(value: object) -> bool:
     return isinstance(value, dict) and "$data" in value
 
 
-def _discard(path: str) -> None:
-    try:
-        posix.unlink(path)
-    except OSError:
-        pass
+def _limit(value: object, default: int) -> int:
+    return value if isinstance(value, int) and value >= 0 else default

@@ -29,10 +29,13 @@ class Log:
         self.cause = ""
         self.truncated = False
         self.stretches = Stretches(journal)
+        self.fd = -1
+        self._open()
+
+    def _open(self) -> None:
         try:
             self.fd = posix.open("log", FLAGS, 0o600)
-        except OSError as error:
-            self.fd = -1
+        except OSError as error:  # no more files in this file system: tried again later
             self._fail(error)
 
     def write(self, data: object, is_error: bool) -> None:
@@ -74,13 +77,16 @@ class Log:
         return done
 
     def _fail(self, error: OSError) -> None:
-        self.cause = error.strerror or str(error)
+        if self.fd >= 0 or not self.cause:
+            self.cause = error.strerror or str(error)
         self.retry_at = time.monotonic() + RETRY
 
     def _recovered(self, last: bool = False) -> bool:
         """Whether there is space again; if so the gap has got its one marker."""
-        if self.fd < 0 or (not last and time.monotonic() < self.retry_at):
+        if not last and time.monotonic() < self.retry_at:
             return False
+        if self.fd < 0:
+            self._open()
         marker = ("\n[aml: %d bytes of output were lost here: %s]\n" % (self.lost, self.cause)).encode(
             "utf-8"
         )
