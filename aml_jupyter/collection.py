@@ -9,6 +9,7 @@ import json
 import os
 
 from aml_jupyter import artifacts
+from aml_jupyter.confined import Root
 from aml_jupyter.metrics import merge_metrics
 
 TYPE_CHECKING = False
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # how much of the end of a log is searched for the last words of a script, in bytes
 TAIL = 4096
+# bytes of one logged value
+LARGEST_VALUE = 64 << 20
 
 
 def read_events(path: str) -> Iterator[dict[str, Any]]:
@@ -45,7 +48,8 @@ def collect(
     A fault of the artifact store goes to the log and into the warnings; it never changes how the run ended.
     """
     warnings = list(record.warnings)
-    fields: dict[str, Any] = {"metrics": merge_metrics(read_events(directory.job + "/events.jsonl"))}
+    fields: dict[str, Any] = {}
+    fields["metrics"] = merge_metrics(read_events(directory.events_jsonl), _data(directory), warnings)
     if exit_ is not None and exit_.oom and not exit_.exit_code and exit_.signal is None:
         warnings.append("a process of the run was ended for lack of memory, yet the script ended well")
     if exit_ is not None and exit_.log_dropped:
@@ -71,6 +75,16 @@ def _collect_files(directory: RunDirectory, record: Record, warnings: list[str])
         "not_kept": lost.paths,
         "not_kept_count": lost.count,
     }
+
+
+def _data(directory: RunDirectory) -> Callable[[str], bytes]:
+    """Reads a file of `data/`, which bears its hash as its name."""
+
+    def read(name: str) -> bytes:
+        with Root(directory.job) as job:
+            return job.read_bytes(f"data/{name}", LARGEST_VALUE)
+
+    return read
 
 
 def last_words(directory: RunDirectory) -> str:

@@ -12,7 +12,7 @@ import time
 
 from aml_jupyter import processes, runs
 from aml_jupyter.config import aml_home, find_project
-from aml_jupyter.errors import AmlError, ConfigError, RunFailed, UsageError
+from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, RunFailed, UsageError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
     from aml_jupyter.config import Project, RunConfiguration, Target
     from aml_jupyter.runs import Record, RunDirectory
+    from aml_jupyter.share import Share
     from aml_jupyter.snapshot import Rules, Snapshot
 
+# bytes of a script that are looked through before the run
+LARGEST_SCRIPT = 4 << 20
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # what the notebook's kernel leaves in its environment and no run should meet
 KERNEL_VARIABLES = ("JPY_", "MPLBACKEND", "PYDEVD_")
@@ -70,7 +73,7 @@ class Plan(Value):
     python: str
     framework: str
     command: tuple[str, ...]
-    share: str | None
+    share: Share | None
     warnings: tuple[str, ...]
     source_run: RunDirectory | None = None
 
@@ -138,8 +141,8 @@ def plan(request: Request, project: Project | None = None) -> Plan:
     if project.notice:
         warnings.append(project.notice)
     framework = _framework(configuration, target, warnings)
-    share = _share(project, target, warnings)
     command = _command(request, configuration, python, project)
+    share = _share(project, target, _source(request, command, project), warnings)
     return Plan(
         request=request,
         project=project,
@@ -185,8 +188,8 @@ def _framework(configuration: RunConfiguration, target: Target, warnings: list[s
         return found
     if spark is None:
         raise ConfigError(
-            f"{configuration.file or configuration.name}: Framework is PySpark, and target {target.name!r} has"
-            " neither a spark-submit nor a pyspark package",
+            f"{configuration.file or configuration.name}: Framework is PySpark, and target {target.name!r}"
+            " has neither a spark-submit nor a pyspark package",
             code="target.spark_missing",
             hint="pip install pyspark into the target's Python, set sparkSubmitLocation in the .compute file,"
             " or set Framework: Python.",
@@ -207,15 +210,28 @@ def _spark_location(target: Target) -> str | None:
     return None
 
 
-def _share(project: Project, target: Target, warnings: list[str]) -> str | None:
+def _share(project: Project, target: Target, source: str, warnings: list[str]) -> Share | None:
     from aml_jupyter import share
 
+    share.require(target, source, "the code")
     found = share.resolve(project, target)
     if found is None:
-        if reason := share.share_reason(target):
-            warnings.append(reason)
-        return None
-    return found.path
+        warnings.append(share.share_reason(target))
+    return found
+
+
+def _source(request: Request, command: tuple[str, ...], project: Project) -> str:
+    """The text of what is run, to look for what its target cannot give."""
+    if request.cell is not None:
+        return request.cell.decode(errors="replace")
+    if request.from_run:
+        return ""
+    from aml_jupyter.confined import read_bounded
+
+    try:
+        return read_bounded(f"{project.root}/{command[1]}", LARGEST_SCRIPT).decode(errors="replace")
+    except ConfinedError:  # too large to be looked through, or unreadable, which the snapshot will tell
+        return ""
 
 
 def _command(
@@ -277,7 +293,8 @@ def _write(planned: Plan) -> RunDirectory:
     directory = runs.create(home, project)
     try:
         _write_job(planned, directory, snapshot, home)
-        record = _record(planned, directory, snapshot, spent)
+        share_warnings = _create_share(planned)
+        record = _record(planned, directory, snapshot, snapshot_seconds=spent, share_warnings=share_warnings)
         if request.name or request.tags or request.message:
             runs.set_labels(directory, name=request.name, tags=request.tags, note=request.message)
         runs.write_record(directory, record)
@@ -285,6 +302,15 @@ def _write(planned: Plan) -> RunDirectory:
         runs.discard(directory)
         raise
     return directory
+
+
+def _create_share(planned: Plan) -> tuple[str, ...]:
+    """The shared folder exists before the script starts: scripts open files in it at once."""
+    if planned.share is None or not planned.share.local:
+        return ()
+    from aml_jupyter import share
+
+    return share.create(planned.share)
 
 
 def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home: str) -> None:
@@ -299,7 +325,7 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
         command = (command[0], directory.job + "/runtime/run_cell.py", *command[1:])
     environment = dict(planned.configuration.environment_variables)
     if planned.share:
-        environment["AZUREML_NATIVE_SHARE_DIRECTORY"] = planned.share
+        environment["AZUREML_NATIVE_SHARE_DIRECTORY"] = planned.share.variable
     runs.write_json(
         directory.job + "/request.json",
         {
@@ -316,14 +342,14 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             "cell": request.cell is not None,
             "snapshots": home + "/snapshots",
             "snapshot_id": snapshot.id,
-            "share": planned.share,
+            "share": planned.share.path if planned.share else None,
         },
         sync=False,
     )
 
 
 def place_runtime(into: str) -> None:
-    """Copy the runtime, with byte code for the running interpreter, so that a run ends with what it began with."""
+    """Copy the runtime and its byte code into a run, which then ends with what it began with."""
     source = PACKAGE + "/runtime"
     for folder, names, files in os.walk(source):
         target = into + folder[len(source) :]
@@ -358,7 +384,14 @@ def _copy(source: str, target: str) -> None:
         write.write(read.read())
 
 
-def _record(planned: Plan, directory: RunDirectory, snapshot: Snapshot, snapshot_seconds: float) -> Record:
+def _record(
+    planned: Plan,
+    directory: RunDirectory,
+    snapshot: Snapshot,
+    *,
+    snapshot_seconds: float,
+    share_warnings: tuple[str, ...],
+) -> Record:
     request, project = planned.request, planned.project
     script = None if request.cell is not None else planned.command[1]
     return runs.new_record(
@@ -373,7 +406,7 @@ def _record(planned: Plan, directory: RunDirectory, snapshot: Snapshot, snapshot
         cell_sha256=_sha256(request.cell) if request.cell is not None else None,
         notebook=request.notebook,
         cell_id=request.cell_id,
-        params={name: value for name, value in request.params.items()},
+        params=dict(request.params),
         environment_names=tuple(sorted(planned.configuration.environment_variables)),
         environment_secret=tuple(sorted({**request.environment, **request.secrets})),
         interpreter=planned.python,
@@ -381,8 +414,8 @@ def _record(planned: Plan, directory: RunDirectory, snapshot: Snapshot, snapshot
         snapshot_files=snapshot.files,
         snapshot_bytes=snapshot.bytes,
         git=_git(planned),
-        share=planned.share,
-        warnings=(*planned.warnings, *snapshot.warnings),
+        share=planned.share.path if planned.share else None,
+        warnings=(*planned.warnings, *snapshot.warnings, *share_warnings),
         phases={"snapshot": snapshot_seconds},
         parent_run_id=request.parent_run_id,
         supervisor={"executable": sys.executable, "sys_path": [p for p in sys.path if p]},

@@ -15,7 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aml_jupyter.runs.index import Finding
+    from aml_jupyter.runs import RunDirectory
+    from aml_jupyter.runs.check import Finding
 
 # working copies of ended runs stay this long, so that what was not kept can still be rescued; seconds
 WORKING_COPY_AGE = 7 * 86400
@@ -33,20 +34,21 @@ class Freed(Value):
 
 
 def collect_garbage(home: str, *, dry_run: bool = False) -> Freed:
-    """Remove snapshot objects no run refers to, old working copies and half-made runs.  Raises HistoryError."""
-    directories = runs.all_directories(home)
-    half_made = [
-        one for one in directories if not os.path.exists(one.run_json) and _old(one.path, HALF_MADE_AGE)
+    """Remove snapshot objects no run refers to, old working copies and half-made runs.
+
+    Raises HistoryError `record.corrupt`: nothing is removed while it is unknown what a run refers to.
+    """
+    whole, half_made = _sorted_out(home)
+    records = [(one, runs.load_record(one)) for one in whole]
+    referenced = {record.snapshot_id for _, record in records}
+    copies = [
+        one
+        for one, record in records
+        if record.status in TERMINAL
+        and os.path.isdir(one.work)
+        and _old(one.run_json, WORKING_COPY_AGE)
+        and not runs.read_labels(one).pinned
     ]
-    referenced, copies = set(), []
-    for one in directories:
-        if not os.path.exists(one.run_json):
-            continue
-        record = runs.load_record(one)
-        referenced.add(record.snapshot_id)
-        if record.status in TERMINAL and _old(one.run_json, WORKING_COPY_AGE) and os.path.isdir(one.work):
-            if not runs.read_labels(one).pinned:
-                copies.append(one)
     freed = sum(_size(one.work) for one in copies) + sum(_size(one.path) for one in half_made)
     if not dry_run:
         for one in copies:
@@ -66,10 +68,19 @@ def check(home: str) -> list[Finding]:
     """Every damage in history, artifacts and snapshots, with what to do about it."""
     from aml_jupyter.runs.index import Finding, History
 
-    findings = list(History(home).check())
-    for damage in Store(home + "/snapshots").check():
-        findings.append(Finding(code="snapshot.corrupt", path=damage.path, hint=damage.hint))
-    return findings
+    damages = Store(home + "/snapshots").check()
+    return [
+        *History(home).check(),
+        *(Finding(code="snapshot.corrupt", path=damage.path, hint=damage.hint) for damage in damages),
+    ]
+
+
+def _sorted_out(home: str) -> tuple[list[RunDirectory], list[RunDirectory]]:
+    """Run directories with a record, and those that never got one and never will."""
+    directories = runs.all_directories(home)
+    whole = [one for one in directories if os.path.exists(one.run_json)]
+    rest = [one for one in directories if not os.path.exists(one.run_json) and _old(one.path, HALF_MADE_AGE)]
+    return whole, rest
 
 
 def _old(path: str, seconds: float) -> bool:

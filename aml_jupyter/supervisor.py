@@ -1,9 +1,9 @@
 """Sees one run through, from the copy of the project to the ending, and can be killed at any moment.
 
-Started by file path as `python -S -E -s supervisor.py`, before the run exists, so that its start overlaps with
-the snapshot.  It waits on standard input for one line of JSON, `{"directory": ..., "environment": {...}}`: the
-run directory, and variables that may not be written anywhere.  End of input without a line means that nothing
-was submitted.
+Started by file path as `python -S -E -s supervisor.py`, before the run exists, so that its start overlaps
+with the snapshot.  It waits on standard input for one line of JSON, `{"directory": ..., "environment": {...}}`:
+the run directory, and variables that may not be written anywhere.  End of input without a line means that
+nothing was submitted.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class _Supervision:
             self._log(f"{error}")
             self._end("Failed", error.code, error=error.as_json())
             return
-        except Exception:  # the outermost edge: a defect of ours must still become an ending
+        # the outermost edge: a defect of ours must still become an ending
+        except Exception:  # noqa: BLE001
             import traceback
 
             self._log(traceback.format_exc())

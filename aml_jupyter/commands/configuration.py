@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from aml_jupyter.commands.screen import Screen
 
 
+BUILT_IN = "(built in)"
+
+
 def arguments_targets(parser: ArgumentParser) -> None:
     """Options of `aml targets`."""
     parser.add_argument("--project", metavar="DIR")
@@ -127,7 +130,7 @@ def do_runconfiguration(options: Namespace, screen: Screen) -> int:
     if options.action == "create":
         from aml_jupyter.config import edit
 
-        written = edit.create_run_configuration(project, options.name, options.target, **dict(options.set))
+        written = edit.create_run_configuration(project, options.name, options.target, dict(options.set))
         screen.write(f"{written}\n")
         return 0
     from aml_jupyter.config import listing

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.config import Project
     from aml_jupyter.snapshot import Rules
-    from aml_jupyter.snapshot.explain import Explanation
+    from aml_jupyter.snapshot.explain import Decision, Explanation
 
 
 def explain(project: Project, rules: Rules, screen: Screen, *, as_json: bool) -> int:
-    """List every file with its size and the reason it is in or out; exit status 2 when it would be refused."""
+    """List every file with its size and the reason it is in or out; status 2 when it would be refused."""
     from aml_jupyter.snapshot.explain import explain as explain_snapshot
 
     found = explain_snapshot(project.root, rules)
@@ -50,8 +50,12 @@ def _list_files(found: Explanation, screen: Screen) -> None:
     )
 
 
-def _why(reason: str, source: str | None) -> str:
-    return f"{reason} ({source})" if source else reason
+def _verdict(included: bool) -> str:
+    return "in" if included else "out"
+
+
+def _why(one: Decision) -> str:
+    return f"{one.reason} ({one.rule_source})" if one.rule_source else one.reason
 
 
 def _list_largest(found: Explanation, screen: Screen) -> None:

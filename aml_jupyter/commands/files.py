@@ -172,7 +172,7 @@ def show_plan(planned: Plan, screen: Screen, *, as_json: bool) -> int:
         "target": f"{planned.target.name} ({planned.target.kind})",
         "framework": planned.framework,
         "command": list(planned.command),
-        "share": planned.share,
+        "share": planned.share.path if planned.share else None,
         "warnings": list(planned.warnings),
     }
     if as_json:

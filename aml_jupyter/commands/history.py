@@ -128,9 +128,8 @@ def do_tag(options: Namespace, screen: Screen) -> int:
     """Add and remove tags, or rename."""
     directory = find_run(options.run)
     runs.set_labels(directory, name=options.name, tags=tuple(options.tags), remove_tags=tuple(options.remove))
-    screen.write(
-        f"{directory.run_id} {' '.join(shown_tag(*tag) for tag in runs.read_labels(directory).tags.items())}\n"
-    )
+    tags = " ".join(shown_tag(*tag) for tag in runs.read_labels(directory).tags.items())
+    screen.write(f"{directory.run_id} {tags}\n")
     return 0
 
 
@@ -147,7 +146,9 @@ def arguments_note(parser: ArgumentParser) -> None:
 
 def do_note(options: Namespace, screen: Screen) -> int:
     """Write a note on a run."""
-    runs.set_labels(find_run(options.run), note=" ".join(options.text))
+    directory = find_run(options.run)
+    runs.set_labels(directory, note=" ".join(options.text))
+    screen.write(f"noted on {directory.run_id}\n")
     return 0
 
 
@@ -159,7 +160,9 @@ def arguments_pin(parser: ArgumentParser) -> None:
 
 def do_pin(options: Namespace, screen: Screen) -> int:
     """Protect a run from rm and gc."""
-    runs.set_labels(find_run(options.run), pinned=not options.off)
+    directory = find_run(options.run)
+    runs.set_labels(directory, pinned=not options.off)
+    screen.write(f"{directory.run_id} {'is not pinned any more' if options.off else 'is pinned'}\n")
     return 0
 
 

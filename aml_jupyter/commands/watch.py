@@ -62,7 +62,7 @@ def _show_event(event: dict[str, object], screen: Screen) -> None:
 
 
 def follow_to_end(directory: RunDirectory, screen: Screen, *, quiet: bool = False) -> int:
-    """Print a run's output as it happens; Ctrl-C cancels it, a second one kills it.  Returns the exit status."""
+    """Print a run's output as it happens; Ctrl-C cancels it, a second one kills it."""
     interrupts = 0
     follower = Follower(directory)
     while True:

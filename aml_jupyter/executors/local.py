@@ -81,14 +81,15 @@ class LocalExecutor:
 
     def poll(self, handle: Handle, wait: float = 0.0) -> Liveness:
         """Alive while the runtime runs; waits for its end through a pidfd where there is one."""
+        if who := _runtime(handle):
+            processes.wait_end(who, wait)
+            _reap(int(who["pid"]))
+        # asked again: of two that were started one leaves at once, and the other says who it is
         who = _runtime(handle)
         if who is None:
             return Gone(evidence="the runtime never started")
         if processes.is_alive(who):
-            processes.wait_end(who, wait)
-            if processes.is_alive(who):
-                return Alive()
-        _reap(int(who["pid"]))
+            return Alive()
         return Gone(evidence=_evidence(who))
 
     def read(self, handle: Handle, name: str, position: int) -> bytes:
