@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from binascii import crc32
 
 from aml_jupyter.errors import AmlError, ConfigError
 
@@ -42,7 +43,7 @@ def load(path: str, kind: str, home: str) -> tuple[dict[str, Any], list[tuple[in
 def meaning(data: bytes, path: str, kind: str, home: str) -> tuple[dict[str, Any], list[tuple[int, str]]]:
     """The fields and warnings of bytes that were read from `path`.  Raises ConfigError."""
     kept = f"{home}/cache/config/{digest(kind, data)}.json"
-    return _kept(kept, kind) or _parse(path, kind, data, kept)
+    return _kept(kept) or _parse(path, kind, data, kept)
 
 
 def digest(kind: str, data: bytes) -> str:
@@ -55,19 +56,22 @@ def sha256(data: bytes) -> str:
     try:
         from _sha2 import sha256 as made  # type: ignore[import-not-found,unused-ignore]  # Python 3.12
     except ImportError:
-        from hashlib import sha256 as made
+        try:
+            from _sha256 import sha256 as made  # type: ignore[import-not-found,unused-ignore]
+        except ImportError:
+            from hashlib import sha256 as made
     return str(made(data).hexdigest())
 
 
-def _kept(kept: str, kind: str) -> tuple[dict[str, Any], list[tuple[int, str]]] | None:
+def _kept(kept: str) -> tuple[dict[str, Any], list[tuple[int, str]]] | None:
     from aml_jupyter.confined import read_bounded
 
     try:
-        document = json.loads(read_bounded(kept, 4 * SIZE_LIMIT))
-        if document["format"] == PARSER and document["kind"] == kind:
-            fields: dict[str, Any] = document["fields"]
-            return fields, [(int(line), str(text)) for line, text in document["warnings"]]
-    except (OSError, AmlError, ValueError, TypeError, LookupError):
+        checksum, _, body = read_bounded(kept, 4 * SIZE_LIMIT).partition(b"\n")
+        if int(checksum, 16) == crc32(body):
+            document = json.loads(body)
+            return document["fields"], document["warnings"]
+    except (OSError, AmlError, ValueError):
         pass  # absent or damaged: it is made again from the file itself
     return None
 
@@ -75,7 +79,7 @@ def _kept(kept: str, kind: str) -> tuple[dict[str, Any], list[tuple[int, str]]] 
 def _parse(path: str, kind: str, data: bytes, kept: str) -> tuple[dict[str, Any], list[tuple[int, str]]]:
     parsed = _parser(kind)(data, path)
     if not parsed.secret:
-        _keep(kept, kind, parsed)
+        _keep(kept, parsed)
     return parsed.fields, parsed.warnings
 
 
@@ -91,12 +95,12 @@ def _parser(kind: str) -> Callable[[bytes, str], Parsed]:
     return parsers[kind]
 
 
-def _keep(kept: str, kind: str, parsed: Parsed) -> None:
+def _keep(kept: str, parsed: Parsed) -> None:
     from aml_jupyter.confined import write_atomic
 
-    document = {"format": PARSER, "kind": kind, "fields": parsed.fields, "warnings": parsed.warnings}
+    body = json.dumps({"fields": parsed.fields, "warnings": parsed.warnings}).encode()
     try:
         os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
-        write_atomic(kept, json.dumps(document).encode(), sync=False)
+        write_atomic(kept, b"%08x\n" % crc32(body) + body, sync=False)
     except (OSError, AmlError):
         pass  # the cache only saves time; a full or read-only disk is told where it matters

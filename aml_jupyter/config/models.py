@@ -110,7 +110,7 @@ def _as_variables(value: object) -> dict[str, str]:
         if not name or "=" in name or "\0" in name:
             raise _wrong(f"{_shown(name)} is no name of a variable", "Use letters, digits and _.")
         if not isinstance(text, str | None) or "\0" in (text or ""):
-            raise _wrong(f"{name} must be text, not {_shown(text)}", "Put the value in quotes.")
+            raise _wrong(f"{name} must be one line of text", "Put the value in quotes.")
     return {str(name): str(text or "") for name, text in value.items()}
 
 
@@ -282,7 +282,7 @@ class Reader:
     ) -> None:
         known = known_keys(model)
         for key in found:
-            guess = nearest(key, known, max(sure, 0.6))
+            guess = nearest(key, known, max(sure, 0.7))
             if key not in known and (guess or not sure):
                 hint = f"; did you mean {guess}?" if guess else ""
                 self.warn((*prefix, key), f"unknown key {key!r}{hint}")

@@ -17,6 +17,7 @@ _HIDDEN_NAME = (
 )
 _SECRET_KEY = re.compile(rf"(?i)(?P<head>[\"']?\b{_HIDDEN_NAME}[\"']?\s*:)(?P<value>\s*\S.*)")
 _ANY_KEY = re.compile(r"^\s*(?:-\s+)?[\"']?(?P<name>[\w.-]+)[\"']?\s*:")
+_CREDENTIALS = re.compile(r"://[^/\s@]+@")
 _WIDEST = 120
 
 
@@ -35,7 +36,7 @@ def is_secret_name(name: str) -> bool:
     return re.fullmatch(f"(?i){_HIDDEN_NAME}", name) is not None
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str:
     """The known name that `name` was probably meant to be, or the empty string."""
     by_lower = {word.lower(): word for word in known}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
@@ -59,11 +60,12 @@ def invalid_file(path: str, text: str, problems: Sequence[Problem], *, code: str
 
 def _told(path: str, lines: list[str], problem: Problem) -> list[str]:
     place = f"{path}:{problem.line}" if problem.line else path
-    key = f"{problem.key}: " if problem.key else ""
-    told = [f"{place}: {key}{problem.message}"]
+    hidden = 0 < problem.line <= len(lines) and _goes_on_a_secret(lines, problem.line - 1)
+    key = f"{problem.key}: " if problem.key and not hidden else ""
+    told = [f"{place}: {_printable(key + problem.message)}"]
     if 0 < problem.line <= len(lines):
         shown, hidden_from = _without_secrets(lines, problem.line - 1)
-        shown = shown.expandtabs(1)
+        shown = _printable(shown.replace("\t", " "))
         column = max(0, min(problem.column - 1, len(shown), hidden_from))
         start = max(0, column - _WIDEST // 2) if len(shown) > _WIDEST else 0
         told.append(f"    {shown[start : start + _WIDEST]}")
@@ -73,14 +75,33 @@ def _told(path: str, lines: list[str], problem: Problem) -> list[str]:
 
 def _without_secrets(lines: list[str], number: int) -> tuple[str, int]:
     """The line with secret values replaced, and the column from which on it is no longer as written."""
-    line = lines[number]
+    if _goes_on_a_secret(lines, number):
+        return "***", 0
+    line = _CREDENTIALS.sub("://***@", lines[number])
     found = _SECRET_KEY.search(line)
     if found:
         return line[: found.end("head")] + " ***", found.end("head") + 1
-    for earlier in range(number, -1, -1):  # a value may go on over several lines
-        key = _ANY_KEY.match(lines[earlier])
-        if key:
-            if earlier != number and is_secret_name(key["name"]):
-                return "***", 0
-            break
     return line, len(line)
+
+
+def _goes_on_a_secret(lines: list[str], number: int) -> bool:
+    """Whether a line is part of the value of a secret key above it."""
+    depth = _depth(lines[number])
+    bare = _ANY_KEY.match(lines[number]) is None
+    for line in reversed(lines[:number]):
+        key = _ANY_KEY.match(line)
+        if key and (bare or _depth(line) < depth):
+            if is_secret_name(key["name"]):
+                return True
+            bare = False
+        depth = min(depth, _depth(line))
+    return False
+
+
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip()) if line.strip() else 1 << 30
+
+
+def _printable(text: str) -> str:
+    """The text without what would steer a terminal."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
