@@ -148,9 +148,25 @@ def new_file(name: str, dir_fd: int, mode: int) -> int:
 def new_folder(name: str, dir_fd: int, mode: int) -> None:
     """A folder that was not there, with exactly `mode` whatever the umask; OSError."""
     os.mkdir(name, 0o700, dir_fd=dir_fd)
-    fd = open_folder(name, dir_fd)
+    try:
+        fd = open_folder(name, dir_fd)
+    except PermissionError:  # a umask that takes the owner's own rights
+        set_folder_mode(name, dir_fd, mode)
+        return
     try:
         os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+def set_folder_mode(name: str, dir_fd: int, mode: int) -> None:
+    """Change the mode of a folder that may not be opened for reading, never through a link; OSError."""
+    fd = open_folder(name, dir_fd, readable=False)
+    try:
+        if sys.platform == "linux":
+            os.chmod(f"/proc/self/fd/{fd}", mode)
+        else:
+            os.chmod(name, mode, dir_fd=dir_fd, follow_symlinks=False)
     finally:
         os.close(fd)
 

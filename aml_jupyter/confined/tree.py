@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 
-from aml_jupyter.confined.files import open_folder, temporary_name
+from aml_jupyter.confined.files import open_folder, set_folder_mode, temporary_name
 from aml_jupyter.confined.names import MAX_DEPTH, MAX_FOUND, FileFault, shown
 from aml_jupyter.errors import ConfinedError
 
@@ -336,7 +335,7 @@ class _Removal:
         try:
             fd = self.chain.push(name)
         except PermissionError:
-            _permit(name, self.chain.fd())
+            set_folder_mode(name, self.chain.fd(), 0o700)
             fd = self.chain.push(name)
         if os.fstat(fd).st_mode & 0o300 != 0o300:
             os.fchmod(fd, 0o700)
@@ -344,7 +343,7 @@ class _Removal:
 
     def _move_up(self, name: str) -> None:
         moved = temporary_name()
-        _permit(name, self.chain.fd())
+        set_folder_mode(name, self.chain.fd(), 0o700)
         os.rename(name, moved, src_dir_fd=self.chain.fd(), dst_dir_fd=self.chain.fd_at(1))
         self._top.append(moved)
 
@@ -361,18 +360,6 @@ class _Removal:
 
 def _reason(error: OSError) -> str:
     return os.strerror(error.errno or errno.EIO)
-
-
-def _permit(name: str, dir_fd: int) -> None:
-    # a folder the user's process locked: opened without rights, changed through its own descriptor
-    fd = open_folder(name, dir_fd, readable=False)
-    try:
-        if sys.platform == "linux":
-            os.chmod(f"/proc/self/fd/{fd}", 0o700)
-        else:
-            os.chmod(name, 0o700, dir_fd=dir_fd, follow_symlinks=False)
-    finally:
-        os.close(fd)
 
 
 def remove_tree(path: str) -> None:

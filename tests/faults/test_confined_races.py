@@ -5,13 +5,17 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from aml_jupyter import confined
 from aml_jupyter.confined import ConfinedError, Root, remove_tree
+from tests.requirements import need
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -164,6 +168,48 @@ def test_link_swap_while_removing_removes_nothing_outside(base: Path) -> None:
 
     assert both_happened(arena.run(remove))
     assert arena.outside_untouched()
+
+
+REPLACE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from aml_jupyter.confined import write_atomic
+write_atomic(sys.argv[2], b"new" * 3000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "times"), [("fchmod", 1), ("write", 1), ("fsync", 2), ("/^rename", 1), ("exit_group", 1)]
+)
+def test_S14_a_kill_at_any_step_of_a_replacement_leaves_the_old_file_or_the_new_one(
+    tmp_path: Path, call: str, times: int
+) -> None:
+    strace = need("strace")
+    package = str(Path(confined.__file__).parents[2])
+    for when in range(1, times + 1):
+        (tmp_path / "f").write_bytes(b"old" * 1000)
+        answer = subprocess.run(
+            [
+                strace,
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                f"inject={call}:signal=KILL:when={when}",
+                sys.executable,
+                "-S",
+                "-E",
+                "-B",
+                "-c",
+                REPLACE,
+                package,
+                str(tmp_path / "f"),
+            ]
+        )
+        assert answer.returncode == -9
+        assert (tmp_path / "f").read_bytes() in (b"old" * 1000, b"new" * 3000)
+    # what a killed writer leaves has a name that says so
+    assert all(name == "f" or name.endswith(".tmp") for name in os.listdir(tmp_path))
 
 
 def test_S4_files_and_folders_that_vanish_while_walking_are_told_or_left_out(tmp_path: Path) -> None:
