@@ -188,24 +188,9 @@ def test_S14_a_kill_at_any_step_of_a_replacement_leaves_the_old_file_or_the_new_
     package = str(Path(confined.__file__).parents[2])
     for when in range(1, times + 1):
         (tmp_path / "f").write_bytes(b"old" * 1000)
-        answer = subprocess.run(
-            [
-                strace,
-                "-qq",
-                "-o",
-                "/dev/null",
-                "-e",
-                f"inject={call}:signal=KILL:when={when}",
-                sys.executable,
-                "-S",
-                "-E",
-                "-B",
-                "-c",
-                REPLACE,
-                package,
-                str(tmp_path / "f"),
-            ]
-        )
+        program = (sys.executable, "-S", "-E", "-B", "-c", REPLACE, package, str(tmp_path / "f"))
+        kill = f"inject={call}:signal=KILL:when={when}"
+        answer = subprocess.run([strace, "-qq", "-o", "/dev/null", "-e", kill, *program])
         assert answer.returncode == -9
         assert (tmp_path / "f").read_bytes() in (b"old" * 1000, b"new" * 3000)
     # what a killed writer leaves has a name that says so
