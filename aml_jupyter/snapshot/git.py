@@ -1,0 +1,121 @@
+"""What git says of a project: commit, branch, what was not committed.  Asked only where there is a checkout."""
+
+from __future__ import annotations
+
+import os
+
+from aml_jupyter.frozen import Value
+
+_DIFF_LIMIT = 16 << 20
+_SECONDS = 30
+# the diff goes into the run's record: nothing that a snapshot leaves out as a credential may be in it
+_LEAVE_OUT = (
+    "aml_config/*.compute*",
+    ".env",
+    ".env.*",
+    ".envrc",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.ppk",
+    "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    ".netrc",
+    ".pypirc",
+    ".npmrc",
+    ".git-credentials",
+    "secrets.*",
+    "credentials*",
+    "*.tfvars",
+    "*.tfstate*",
+)
+_SETTINGS = ("core.fsmonitor=false", "core.quotePath=true", "diff.external=", "core.hooksPath=/dev/null")
+
+
+class GitState(Value):
+    """A checkout: `commit` "" before the first one, `branch` "" on a detached head.
+
+    `dirty` says that tracked files differ or untracked ones exist; `diff` is the binary-safe patch of tracked
+    files below the project against the commit; `withheld` says why there is none although there are changes.
+    """
+
+    commit: str
+    branch: str
+    dirty: bool
+    diff: bytes = b""
+    withheld: str = ""
+
+
+def git_state(root: str, *, timeout: float = _SECONDS) -> GitState | None:
+    """The state of the checkout a project lies in; None when it lies in none or git cannot tell."""
+    if not _in_checkout(root):
+        return None
+    status = _git(root, timeout, "status", "--porcelain=v2", "--branch", "-z", "--", ".")
+    if status is None:
+        return None
+    fields = status.decode("utf-8", "surrogateescape").split("\0")
+    heads = dict(field[2:].partition(" ")[::2] for field in fields if field.startswith("# "))
+    commit = heads.get("branch.oid", "")
+    branch = heads.get("branch.head", "")
+    dirty = any(field and not field.startswith("# ") for field in fields)
+    commit = "" if commit == "(initial)" else commit
+    diff, withheld = _diff(root, timeout, commit) if dirty else (b"", "")
+    return GitState(
+        commit=commit,
+        branch="" if branch == "(detached)" else branch,
+        dirty=dirty,
+        diff=diff,
+        withheld=withheld,
+    )
+
+
+def _in_checkout(root: str) -> bool:
+    path = os.path.realpath(root)
+    while not os.path.lexists(os.path.join(path, ".git")):
+        parent = os.path.dirname(path)
+        if parent == path:
+            return False
+        path = parent
+    return True
+
+
+def _diff(root: str, timeout: float, commit: str) -> tuple[bytes, str]:
+    if not commit:
+        return b"", "there is no commit yet"
+    paths = [f":(exclude,glob)**/{pattern}" for pattern in _LEAVE_OUT]
+    options = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--relative")
+    diff = _git(root, timeout, "diff", *options, "HEAD", "--", ".", *paths)
+    if diff is None:
+        return b"", "git could not make it"
+    if len(diff) > _DIFF_LIMIT:
+        return b"", f"it has more than {_DIFF_LIMIT >> 20} MiB"
+    from aml_jupyter.snapshot.secrets import find
+
+    for finding in find("the uncommitted changes", diff):
+        return b"", f"it seems to hold a secret ({finding.kind})"
+    return diff, ""
+
+
+def _git(root: str, timeout: float, *arguments: str) -> bytes | None:
+    import subprocess
+
+    # variables that point to another repository, or make git run programs, do not hold here
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_PAGER": "cat"}
+    settings = [part for setting in _SETTINGS for part in ("-c", setting)]
+    try:
+        done = subprocess.run(
+            ["git", "-C", root, *settings, *arguments],  # noqa: S607 - the user's own git
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=timeout,
+            env=environment,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):  # no git, or it waits for something: then nothing is known
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,120 @@
+"""What was seen of a project last time, so that the next snapshot only compares.
+
+One file a project and set of rules below `seen/`. It may be lost or damaged at any time: then everything is
+read again. It belongs to one Python version, because marshal's format does.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+from zlib import crc32
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from aml_jupyter.snapshot.scan import Record
+
+# raise it whenever built-in rules, records or the manifest change
+_VERSION = 1
+_MAGIC = b"amlseen\n"
+
+
+class Key:
+    """Where a project's memory lies and what it must say to be believed."""
+
+    __slots__ = ("identity", "name")
+
+    def __init__(self, name: str, identity: tuple[object, ...]) -> None:
+        self.name = name
+        self.identity = identity
+
+
+class Memory:
+    """A project as it was when its last snapshot was taken."""
+
+    __slots__ = ("files", "folders", "size", "snapshot_id", "warnings")
+
+    def __init__(
+        self, snapshot_id: str, files: int, size: int, warnings: tuple[str, ...], folders: dict[str, Record]
+    ) -> None:
+        self.snapshot_id = snapshot_id
+        self.files = files
+        self.size = size
+        self.warnings = warnings
+        self.folders = folders
+
+
+def key(fd: int, root: str, rules: tuple[object, ...]) -> Key:
+    """The key of an open project folder under these rules."""
+    st = os.fstat(fd)
+    identity = (_VERSION, sys.hexversion, st.st_dev, st.st_ino, root, rules)
+    return Key(
+        f"{st.st_dev:x}-{st.st_ino:x}-{crc32(repr(identity).encode('utf-8', 'replace')):08x}", identity
+    )
+
+
+def load(store: str, key: Key) -> Memory | None:
+    """What was saved under a key, or None."""
+    try:
+        with open(f"{store}/seen/{key.name}", "rb") as file:
+            data = file.read()
+    except OSError:  # never saved, removed or unreadable: all the same
+        return None
+    if (
+        len(data) < 12
+        or data[:8] != _MAGIC
+        or crc32(memoryview(data)[12:]) != int.from_bytes(data[8:12], "big")
+    ):
+        return None
+    identity, *rest = marshal.loads(memoryview(data)[12:])  # noqa: S302 - our own file, under a checksum
+    return Memory(*rest) if identity == key.identity else None
+
+
+def save(store: str, key: Key, memory: Memory) -> None:
+    """Keep what was seen; a failure costs time, not correctness, and is passed over."""
+    fields: Any = (
+        key.identity,
+        memory.snapshot_id,
+        memory.files,
+        memory.size,
+        memory.warnings,
+        memory.folders,
+    )
+    body = marshal.dumps(fields)
+    path = f"{store}/seen/{key.name}"
+    staged = f"{path}.{os.getpid()}"
+    try:
+        with open(staged, "wb", opener=_private) as file:
+            file.write(_MAGIC + crc32(body).to_bytes(4, "big"))
+            file.write(body)
+        os.replace(staged, path)
+    except OSError:  # a full or read-only disk
+        try:
+            os.unlink(staged)
+        except OSError:  # never made
+            pass
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def confirm(store: str, snapshot_id: str) -> bool:
+    """Whether a snapshot is still in the store; if so `gc` is told that it was wanted just now."""
+    import fcntl
+
+    try:
+        lock = os.open(f"{store}/lock", os.O_RDONLY)
+    except OSError:  # no store
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        os.utime(f"{store}/manifests/{snapshot_id}")
+    except OSError:  # collected, or the store may not be written to
+        return os.path.exists(f"{store}/manifests/{snapshot_id}")
+    finally:
+        os.close(lock)
+    return True

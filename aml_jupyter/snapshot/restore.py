@@ -1,0 +1,205 @@
+"""Writing a snapshot back: real copies, never links into the store."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from aml_jupyter.errors import SnapshotError
+from aml_jupyter.snapshot.manifest import read_manifest, rows
+from aml_jupyter.snapshot.objects import Objects, sha256
+from aml_jupyter.snapshot.scan import Cursor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from aml_jupyter.snapshot import Store
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 1 << 20
+_ATTEMPTS = 3
+
+
+def restore(store: Store, snapshot_id: str, into: str, *, force: bool = False) -> None:
+    """Write a snapshot into a folder; over one that is not empty only with `force`.
+
+    With `force` files of the same names are replaced and all others stay. Raises SnapshotError
+    `restore.not_empty`, `snapshot.unknown`, `store.damaged`, `store.no_space`.
+    """
+    raise NotImplementedError
+
+
+def materialize(store: Store, snapshot_id: str, into: str) -> None:
+    """Write a snapshot into a new or empty folder."""
+    plan = rows(read_manifest(store.path, snapshot_id))
+    fd = _open_empty(into)
+    try:
+        with Source(store.objects()) as source:
+            _Copy(fd, source).run(plan)
+    except OSError as error:
+        _refuse(error, into)
+    finally:
+        os.close(fd)
+
+
+def read(store: Store, snapshot_id: str, path: str) -> bytes:
+    """The bytes of one file.  Raises SnapshotError `snapshot.unknown`, `snapshot.no_file`, `store.damaged`."""
+    for row in rows(read_manifest(store.path, snapshot_id)):
+        if row[0] == "file" and row[1] == path:
+            with Source(store.objects()) as source:
+                return source.read(bytes.fromhex(str(row[4])))
+    raise SnapshotError(f"there is no file {path} in snapshot {snapshot_id[:12]}", code="snapshot.no_file")
+
+
+class Source:
+    """Reads contents from a store, each checked against its digest; a context manager."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._fds: dict[str, int] = {}
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds = {}
+
+    def is_large(self, digest: bytes) -> bool:
+        """Whether a content has a file of its own."""
+        return digest in self._objects.large()
+
+    def open_large(self, digest: bytes) -> int:
+        """A read descriptor of a large content."""
+        try:
+            return os.open(self._objects.large_path(digest), os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise _damaged(digest) from None
+
+    def read(self, digest: bytes) -> bytes:
+        """A content."""
+        for _ in range(_ATTEMPTS):
+            place = self._objects.places().get(digest)
+            if place is None:
+                if digest in self._objects.large():
+                    return self._read_large(digest)
+                raise _damaged(digest)
+            name, offset, size = place
+            try:
+                fd = self._fds.get(name, -1)
+                if fd < 0:
+                    fd = self._fds[name] = os.open(self._objects.pack_path(name), os.O_RDONLY | os.O_NOFOLLOW)
+            except FileNotFoundError:  # packs were merged meanwhile
+                self._objects.reload()
+                continue
+            data = os.pread(fd, size, offset)
+            if sha256(data) != digest:
+                raise _damaged(digest)
+            return data
+        raise _damaged(digest)
+
+    def _read_large(self, digest: bytes) -> bytes:
+        fd = self.open_large(digest)
+        try:
+            data = b"".join(iter(lambda: os.read(fd, _CHUNK), b""))
+        finally:
+            os.close(fd)
+        if sha256(data) != digest:
+            raise _damaged(digest)
+        return data
+
+
+def _damaged(digest: bytes) -> SnapshotError:
+    return SnapshotError(
+        f"content {digest.hex()[:12]} of a snapshot is damaged or missing",
+        code="store.damaged",
+        hint="`aml check` lists what is damaged; the next run of the unchanged project stores it again.",
+    )
+
+
+class _Copy:
+    """Fills an empty folder."""
+
+    def __init__(self, fd: int, source: Source) -> None:
+        self._fd = fd
+        self._source = source
+        self._masked: dict[int, bool] = {}  # modes that the umask changes
+        self._late: list[tuple[str, int]] = []  # folders that get their mode at the end
+
+    def run(self, plan: list[list[str | int]]) -> None:
+        """Write every entry."""
+        cursor = Cursor(self._fd)
+        try:
+            dir_fd = self._fd
+            for row in plan:
+                path = str(row[1])
+                folder, _, name = path.rpartition("/")
+                dir_fd = cursor.go(folder)
+                if row[0] == "file":
+                    self._file(dir_fd, name, int(str(row[2]), 8), bytes.fromhex(str(row[4])))
+                elif row[0] == "link":
+                    os.symlink(str(row[2]), name, dir_fd=dir_fd)
+                else:
+                    os.mkdir(name, 0o700, dir_fd=dir_fd)
+                    self._late.append((path, int(str(row[2]), 8)))
+            for path, mode in reversed(self._late):
+                folder, _, name = path.rpartition("/")
+                os.chmod(name, mode, dir_fd=cursor.go(folder))
+        finally:
+            cursor.close()
+
+    def _file(self, dir_fd: int, name: str, mode: int, digest: bytes) -> None:
+        fd = os.open(name, _NEW, mode, dir_fd=dir_fd)
+        try:
+            self._set_mode(fd, mode)
+            if self._source.is_large(digest):
+                self._copy_large(fd, digest)
+            else:
+                _write(fd, self._source.read(digest))
+        finally:
+            os.close(fd)
+
+    def _set_mode(self, fd: int, mode: int) -> None:
+        masked = self._masked.get(mode)
+        if masked is None:
+            masked = self._masked[mode] = os.fstat(fd).st_mode & 0o777 != mode
+        if masked:
+            os.fchmod(fd, mode)
+
+    def _copy_large(self, fd: int, digest: bytes) -> None:
+        from aml_jupyter.confined import copy_fd
+
+        source = self._source.open_large(digest)
+        try:
+            copy_fd(source, fd)
+        finally:
+            os.close(source)
+
+
+def _write(fd: int, data: bytes) -> None:
+    done = os.write(fd, data)
+    while done < len(data):
+        done += os.write(fd, data[done:])
+
+
+def _open_empty(into: str) -> int:
+    try:
+        os.makedirs(into, 0o700, exist_ok=True)
+        fd = os.open(into, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        _refuse(error, into)
+    with os.scandir(fd) as entries:
+        if next(entries, None) is not None:
+            os.close(fd)
+            raise SnapshotError(f"{into} is not empty", code="restore.not_empty")
+    return fd
+
+
+def _refuse(error: OSError, into: str) -> NoReturn:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    raise SnapshotError(
+        f"the snapshot cannot be written to {into}: {error.strerror}",
+        code="store.no_space" if full else "restore.failed",
+    ) from error
