@@ -49,15 +49,15 @@ def mine(tmp_path: Path) -> Share:
 @pytest.mark.parametrize(
     ("system", "home", "base", "path"),
     [
-        ("posix", "/home/ana", "~/.azureml/share", "/home/ana/.azureml/share/A/W/P/"),
-        ("posix", "/home/ana", "~/.azureml/share/", "/home/ana/.azureml/share/A/W/P/"),
-        ("posix", "/home/ana/", "~//x//", "/home/ana/x/A/W/P/"),
-        ("posix", "/root", "~", "/root/A/W/P/"),
+        ("posix", "/h/ana", "~/.azureml/share", "/h/ana/.azureml/share/A/W/P/"),
+        ("posix", "/h/ana", "~/.azureml/share/", "/h/ana/.azureml/share/A/W/P/"),
+        ("posix", "/h/ana/", "~//x//", "/h/ana/x/A/W/P/"),
+        ("posix", "/r", "~", "/r/A/W/P/"),
         ("posix", "/", "~/x", "/x/A/W/P/"),
-        ("posix", "/home/ana", "/tmp/", "/tmp/A/W/P/"),
-        ("posix", "/home/ana", "/", "/A/W/P/"),
-        ("posix", "/home/ana", "/datadrive01/amlwbShare/", "/datadrive01/amlwbShare/A/W/P/"),
-        ("posix", "/home/ana", "/a~b/my share", "/a~b/my share/A/W/P/"),
+        ("posix", "/h/ana", "/tmp/", "/tmp/A/W/P/"),
+        ("posix", "/h/ana", "/", "/A/W/P/"),
+        ("posix", "/h/ana", "/datadrive01/amlwbShare/", "/datadrive01/amlwbShare/A/W/P/"),
+        ("posix", "/h/ana", "/a~b/my share", "/a~b/my share/A/W/P/"),
         ("darwin", "/Users/ana", DEFAULT, "/Users/ana/.azureml/share/A/W/P/"),
         ("darwin", "/Users/ana", "/Volumes/Big Disk/s", "/Volumes/Big Disk/s/A/W/P/"),
         ("windows", r"C:\Users\ana", "/tmp/", "C:\\tmp\\A\\W\\P\\"),
@@ -120,9 +120,9 @@ def test_the_home_is_that_of_the_caller(home: str) -> None:
 
 @pytest.mark.parametrize("kind", ["docker", "remotedocker"])
 def test_in_a_container_the_variable_is_exactly_azureml_share(kind: str) -> None:
-    found = resolved(target(kind, shared_volumes=True), home="/home/ana")
+    found = resolved(target(kind, shared_volumes=True), home="/h/ana")
     assert found.variable == "/azureml-share/"
-    assert found.path == "/home/ana/.azureml/share/A/W/P/"
+    assert found.path == "/h/ana/.azureml/share/A/W/P/"
     assert found.local == (kind == "docker")
 
 
@@ -191,7 +191,7 @@ def test_C8_a_share_on_a_cluster_is_unsupported_and_blob_is_named() -> None:
 def test_C9_a_component_that_cannot_be_a_folders_name_is_refused(what: str, name: str) -> None:
     for found in (target(), target("docker", shared_volumes=True), target("remote")):
         with pytest.raises(ConfigError) as caught:
-            share.resolve(project(**{what: name}), found, home="/home/ana")
+            share.resolve(project(**{what: name}), found, home="/h/ana")
         assert caught.value.code == "config.invalid"
 
 
