@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from aml_jupyter.commands import VERBS
 from tests.requirements import need
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +56,15 @@ def test_every_verb_and_option_is_documented_as_it_is() -> None:
     verbs = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(verbs)
     assert read("docs/cli.md").partition(verbs.MARK)[2] == verbs.generated(), "run: python docs/verbs.py"
+
+
+def test_every_verb_that_a_message_names_exists() -> None:
+    known = set(VERBS) | {"VERB", "command"}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = set(re.findall(r"(?:`|: |%|, |or )aml ([a-z]+)", node.value))
+                assert named <= known, f"{path.name}:{node.lineno}"
 
 
 def modules() -> set[str]:
