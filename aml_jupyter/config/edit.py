@@ -222,7 +222,7 @@ def set_keys(text: str, values: dict[str, Any], path: str) -> str:
         key: value for key, value in values.items() if key not in before or not _same(before[key], value)
     }
     edits = _edits(text, root, changed)
-    for start, end, piece in sorted(edits, reverse=True):
+    for _, (start, end, piece) in sorted(enumerate(edits), key=lambda one: (one[1][0], one[0]), reverse=True):
         text = text[:start] + piece + text[end:]
     try:
         after = yamlfile.load(text.encode(), path)

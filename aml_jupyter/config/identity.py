@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 
 from aml_jupyter.config import cache
 from aml_jupyter.errors import ConfigError
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 ACCOUNT = "local"
 WORKSPACE = "default"
 SCOPE_FILES = (".azureml/project.json", "aml_config/project.json")
-MARKERS = ("aml_config", ".git", ".azureml")
 
 _LONGEST = 128
 _RESERVED = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
@@ -189,30 +189,38 @@ def _second_notice(root: str, wanted: str, name: str, other: str) -> str:
 
 def _evidence(root: str) -> dict[str, Any]:
     """What a folder keeps when it is moved or renamed on the same file system."""
-    marks: dict[str, int] = {}
-    for name in MARKERS:
-        try:
-            marks[name] = os.lstat(f"{root}/{name}").st_ino
-        except OSError:
-            continue  # most folders have one or two of these
     try:
         found = os.stat(root)
     except OSError:
         return {}
-    return {"device": found.st_dev, "inode": found.st_ino, "marks": marks}
+    return {"device": found.st_dev, "inode": found.st_ino, "born": _born(root, found)}
+
+
+def _born(path: str, found: os.stat_result) -> int | None:
+    """When a folder was made, in ns: an inode is used again as soon as its folder is deleted."""
+    known = getattr(found, "st_birthtime", None)
+    if known is not None:
+        return int(known * 1_000_000_000)
+    import ctypes
+
+    statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
+    answer = ctypes.create_string_buffer(256)
+    asked, here = 0x800, -100  # STATX_BTIME, AT_FDCWD
+    if statx is None or statx(here, os.fsencode(path), 0, asked, answer) != 0:
+        return None
+    mask = int.from_bytes(answer.raw[:4], sys.byteorder)
+    seconds = int.from_bytes(answer.raw[80:88], sys.byteorder, signed=True)
+    nanoseconds = int.from_bytes(answer.raw[88:92], sys.byteorder)
+    return seconds * 1_000_000_000 + nanoseconds if mask & asked else None
 
 
 def _moved(record: dict[str, Any], evidence: dict[str, Any], wanted: str) -> bool:
-    """Whether the folder of a record is this one now.  A reused inode alone is not enough."""
+    """Whether the folder of a record is this one now."""
     if not evidence or os.path.lexists(record["root"]):
         return False
-    if (record.get("device"), record.get("inode")) != (evidence["device"], evidence["inode"]):
+    if any(record.get(key) != evidence[key] for key in ("device", "inode", "born")):
         return False
-    marks = record.get("marks")
-    same_marks = isinstance(marks, dict) and any(
-        marks.get(name) == inode for name, inode in evidence["marks"].items()
-    )
-    return same_marks or plain_name(record["root"]) == wanted
+    return evidence["born"] is not None or plain_name(record["root"]) == wanted
 
 
 def _write_record(root: str, home: str, name: str, evidence: dict[str, Any]) -> None:

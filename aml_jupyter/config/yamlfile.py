@@ -81,7 +81,9 @@ class Document:
 
     def problem(self, path: Path, message: str, fix: str = "", *, at_key: bool = False) -> Problem:
         """A problem at a value, or at the nearest thing around it that stands in the file."""
-        node = self.keys.get(path) if at_key else None
+        value = self.places.get(path)
+        block = value is not None and value.kind != "text" and not value.flow
+        node = self.keys.get(path) if at_key or block else None
         for length in range(len(path), -1, -1):
             node = node or self.places.get(path[:length])
         line, column = (node.line + 1, node.column + 1) if node else (1 if self.text else 0, 1)
