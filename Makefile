@@ -37,7 +37,7 @@ fast: $(STAMPS)/test ## the tests that take no time (under 30 s)
 	$(PYTEST) -m "not slow and not faults and not soak"
 
 bench: $(STAMPS)/test ## measure against the floors and peers (benchmarks/README.md)
-	$(RUN) benchmarks
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 soak: $(STAMPS)/test ## the tests that take hours
 	$(RUN) pytest -m soak --timeout=0 -p no:randomly
