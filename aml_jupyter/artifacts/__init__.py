@@ -14,7 +14,6 @@ from aml_jupyter.artifacts.downloads import get, open_artifact, read_artifact
 from aml_jupyter.artifacts.manifest import (
     Artifact,
     Manifest,
-    check_store,
     find,
     listing,
     read_manifest,
@@ -35,7 +34,6 @@ __all__ = [
     "Manifest",
     "Stored",
     "Unkept",
-    "check_store",
     "collect",
     "find",
     "get",

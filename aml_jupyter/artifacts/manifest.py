@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from aml_jupyter.artifacts.store import FolderStore
 from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import ArtifactError
@@ -15,8 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Protocol, Self
-
-    from aml_jupyter.artifacts.store import ArtifactStore
 
     class Folder(Protocol):
         """The run directory, as far as artifacts need it; `runs.RunDirectory` is one."""
@@ -117,9 +113,9 @@ def write_manifest(directory: Folder, manifest: Manifest) -> None:
 
 
 def listing(directory: Folder) -> tuple[Artifact, ...]:
-    """Everything the manifest lists, stored and rejected; empty when there is none."""
+    """The artifacts of a run, in order of paths; what was rejected is in `read_manifest` alone."""
     manifest = read_manifest(directory)
-    return manifest.files if manifest else ()
+    return tuple(item for item in manifest.files if item.state != "rejected") if manifest else ()
 
 
 def store_of(directory: Folder) -> FolderStore:
@@ -132,7 +128,8 @@ def find(directory: Folder, path: str, manifest: Manifest | None = None) -> Arti
 
     Raises ArtifactError `artifact.unknown` with the nearest names, or the code why it was not stored.
     """
-    files = manifest.files if manifest else listing(directory)
+    manifest = manifest or read_manifest(directory) or Manifest()
+    files = manifest.files
     for name in (path, "outputs/" + path):
         for item in files:
             if item.path == name:
@@ -151,23 +148,3 @@ def unknown(directory: Folder, path: str, known: list[str]) -> ArtifactError:
     near = get_close_matches(path, known[:2000], n=3, cutoff=0.4) or known[:3]
     hint = f"There is {', '.join(near)}." if near else "The run has no artifacts."
     return ArtifactError(f"{directory.run_id} has no artifact {path!r}", hint=hint)
-
-
-def check_store(store: ArtifactStore, manifest: Manifest) -> list[Artifact]:
-    """The artifacts of a manifest that are missing from the store or changed in it; `code` says which."""
-    from aml_jupyter.artifacts.store import copy_hashed
-
-    damaged = []
-    for item in manifest.stored:
-        try:
-            with store.open(item.key) as file:
-                found = copy_hashed(file.fileno(), None, item.key)
-        except ArtifactError as error:
-            damaged.append(item.replace(code="artifact.missing", reason=error.message))
-            continue
-        except OSError as error:
-            damaged.append(item.replace(code="artifact.unreadable", reason=os.strerror(error.errno or 5)))
-            continue
-        if (found.size, found.sha256) != (item.size, item.sha256):
-            damaged.append(item.replace(code="artifact.corrupt", reason="its bytes have changed"))
-    return damaged

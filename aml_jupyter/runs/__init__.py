@@ -39,8 +39,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from aml_jupyter.runs.check import Finding as Finding
-    from aml_jupyter.runs.check import check as check
+    from aml_jupyter.runs.damage import Finding as Finding
+    from aml_jupyter.runs.damage import check as check
     from aml_jupyter.runs.index import History as History
     from aml_jupyter.runs.index import runs_frame as runs_frame
     from aml_jupyter.runs.labels import add_tag as add_tag
@@ -95,8 +95,8 @@ __all__ = [
 
 # what a run itself never needs is loaded when it is first asked for
 _LATER = {
-    "Finding": "check",
-    "check": "check",
+    "Finding": "damage",
+    "check": "damage",
     "History": "index",
     "runs_frame": "index",
     "add_tag": "labels",

@@ -48,7 +48,10 @@ def read_record(directory: RunDirectory) -> Record:
     record = load_record(directory)
     if record.status not in TERMINAL:
         record = _live(directory, record)
-    labels = read_labels(directory)
+    try:
+        labels = read_labels(directory)
+    except AmlError as error:  # what people added is damaged; what happened is not
+        return record.replace(warnings=(*record.warnings, error.message))
     return record if labels is _NO_LABELS else record.replace(**labels.as_dict())
 
 

@@ -1,0 +1,207 @@
+# ruff: noqa: S608 - statements are put together from our own names; values are always parameters
+"""The tables of `index.sqlite`: made, recognised, filled."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+from aml_jupyter import processes
+from aml_jupyter.frozen import Value
+from aml_jupyter.locks import PATIENCE
+from aml_jupyter.runs.rows import encode, metric_values
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aml_jupyter.runs.rows import Row
+
+VERSION = 1
+# tells this file from any other database ("amlj")
+_APPLICATION = 0x616D6C6A
+_STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
+_TABLES = (
+    "CREATE TABLE runs (id INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, project TEXT NOT NULL,"
+    " path TEXT NOT NULL, created TEXT NOT NULL, started TEXT, ended TEXT, duration REAL,"
+    " status TEXT NOT NULL, target TEXT NOT NULL, name TEXT, script TEXT, exit_code INTEGER, cell_id TEXT,"
+    " hidden INTEGER NOT NULL, stamp TEXT NOT NULL, crc INTEGER NOT NULL, row TEXT NOT NULL)" + _STRICT,
+    "CREATE TABLE metrics (run INTEGER NOT NULL REFERENCES runs (id), key TEXT NOT NULL, value REAL NOT NULL,"
+    " PRIMARY KEY (run, key))" + (" STRICT, WITHOUT ROWID" if _STRICT else " WITHOUT ROWID"),
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)" + _STRICT,
+)
+_INDEXES = (
+    "CREATE INDEX runs_created ON runs (created, id)",
+    "CREATE INDEX runs_project ON runs (project, created, id)",
+    "CREATE INDEX runs_status ON runs (status, created, id)",
+    "CREATE INDEX runs_name ON runs (name) WHERE name IS NOT NULL",
+    "CREATE INDEX runs_cell ON runs (cell_id, created) WHERE cell_id IS NOT NULL",
+    "CREATE INDEX metrics_value ON metrics (key, value, run)",
+)
+# keys of a row that are columns as well, and those of them that may be empty
+SORTED = {
+    "run_id": "run_id",
+    "name": "name",
+    "status": "status",
+    "target": "target",
+    "script_name": "script",
+    "created_utc": "created",
+    "start_time_utc": "started",
+    "end_time_utc": "ended",
+    "duration": "duration",
+    "exit_code": "exit_code",
+}
+NULLABLE = frozenset(["name", "script", "started", "ended", "duration", "exit_code"])
+_COLUMNS = (
+    "run_id", "project", "path", "created", "started", "ended", "duration", "status", "target", "name",
+    "script", "exit_code", "cell_id", "hidden", "stamp", "crc", "row",
+)  # fmt: skip
+
+
+class Look(Value):
+    """A run as it is in its directory now; `row` is None when it is gone.
+
+    `settled` means that it can change only with a new mark.
+    """
+
+    run_id: str
+    path: str = ""
+    project: str = ""
+    cell_id: str | None = None
+    hidden: bool = False
+    stamp: str = ""
+    row: Row | None = None
+    settled: bool = False
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Open a database for one thread; every statement is its own transaction unless one was begun."""
+    db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+    # the index can be made again: after a power cut it is compared with the truth, so NORMAL is enough
+    for pragma in ("synchronous = NORMAL", "temp_store = MEMORY", "trusted_schema = OFF"):
+        db.execute(f"PRAGMA {pragma}")
+    return db
+
+
+def create(db: sqlite3.Connection) -> None:
+    """Make the tables in an empty database."""
+    db.execute(f"PRAGMA application_id = {_APPLICATION}")
+    db.execute("BEGIN IMMEDIATE")
+    for statement in (*_TABLES, *_INDEXES):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {VERSION}")
+    db.execute("COMMIT")
+
+
+def version_of(db: sqlite3.Connection) -> int:
+    """The format of the tables; 0 when there are none."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def is_whole(db: sqlite3.Connection) -> bool:
+    """Whether these are our tables, all of them."""
+    if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+        return False
+    found = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    return found >= {*_TABLES, *_INDEXES}
+
+
+def copy_into(db: sqlite3.Connection, path: str) -> bool:
+    """Fill an empty database from a file that is only read; False when that holds no tables of ours."""
+    from urllib.parse import quote
+
+    try:
+        source = sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True)
+        try:
+            if version_of(source) != VERSION or not is_whole(source):
+                return False
+            source.backup(db)
+            return True
+        finally:
+            source.close()
+    except sqlite3.DatabaseError:  # none there, or damaged: the run directories tell everything
+        return False
+
+
+def this_boot() -> str:
+    """What the index was last compared with the directories in."""
+    return processes.boot_id()
+
+
+def boot_of(db: sqlite3.Connection) -> str:
+    """The start of the machine in which all run directories were last looked at."""
+    found = db.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
+    return str(found[0]) if found else ""
+
+
+def set_boot(db: sqlite3.Connection) -> None:
+    """Remember that all run directories were looked at."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", [this_boot()])
+
+
+def put(db: sqlite3.Connection, looks: Iterable[Look]) -> None:
+    """Write runs as they are now, and forget those that are gone; inside the caller's transaction."""
+    for look in looks:
+        old = db.execute("SELECT id FROM runs WHERE run_id = ?", [look.run_id]).fetchone()
+        if old:
+            db.execute("DELETE FROM metrics WHERE run = ?", old)
+        if look.row is None:
+            db.execute("DELETE FROM runs WHERE run_id = ?", [look.run_id])
+        elif old:
+            assignments = ", ".join(f"{name} = ?" for name in _COLUMNS)
+            db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", [*values_of(look), old[0]])
+            _put_metrics(db, old[0], look.row)
+        else:
+            _put_metrics(db, _insert(db, look), look.row)
+
+
+def _insert(db: sqlite3.Connection, look: Look) -> int:
+    marks = ", ".join("?" * len(_COLUMNS))
+    sql = f"INSERT INTO runs ({', '.join(_COLUMNS)}) VALUES ({marks})"
+    return int(db.execute(sql, values_of(look)).lastrowid or 0)
+
+
+def _put_metrics(db: sqlite3.Connection, run: int, row: Row) -> None:
+    db.executemany("INSERT INTO metrics VALUES (?, ?, ?)", [(run, *one) for one in metric_values(row)])
+
+
+def values_of(look: Look) -> list[object]:
+    """The columns of a run, in the order of the table."""
+    row = look.row
+    assert row is not None
+    text, crc = encode(row)
+    found = {
+        **{column: row[key] for key, column in SORTED.items()},
+        **look.as_dict(),
+        "row": text,
+        "crc": crc,
+    }
+    found["hidden"] = int(look.hidden)
+    return [_storable(found[name]) for name in _COLUMNS]
+
+
+def _storable(value: object) -> object:
+    # names that are not UTF-8 are told apart by their escapes; the row itself keeps them whole
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def columns_of(db: sqlite3.Connection, run_ids: Iterable[str]) -> dict[str, list[object]]:
+    """The columns of runs as they are in the index, by run id."""
+    sql = f"SELECT {', '.join(_COLUMNS)} FROM runs WHERE run_id = ?"
+    found = {}
+    for run_id in run_ids:
+        for one in db.execute(sql, [run_id]):
+            found[run_id] = list(one)
+    return found
+
+
+def metrics_of(db: sqlite3.Connection, run: int) -> dict[str, float]:
+    """The metrics of a run as they are in the index."""
+    return dict(db.execute("SELECT key, value FROM metrics WHERE run = ?", [run]).fetchall())
+
+
+def remove_files(path: str) -> None:
+    """Remove a database and what SQLite keeps beside it."""
+    for suffix in ("-journal", "-wal", "-shm", ""):
+        if os.path.lexists(path + suffix):
+            os.unlink(path + suffix)
