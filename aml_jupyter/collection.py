@@ -5,10 +5,9 @@ Every step may be repeated with the same result: a supervisor can be killed in t
 
 from __future__ import annotations
 
-import json
 import os
 
-from aml_jupyter import artifacts
+from aml_jupyter import artifacts, plainjson
 from aml_jupyter.confined import Root
 from aml_jupyter.metrics import merge_metrics
 
@@ -33,7 +32,7 @@ def read_events(path: str) -> Iterator[dict[str, Any]]:
             for line in file:
                 if not line.endswith(b"\n"):
                     return
-                event = json.loads(line)
+                event = plainjson.loads(line)
                 if "type" in event:
                     yield event
     except FileNotFoundError:

@@ -10,8 +10,9 @@ import os
 import sys
 import time
 
-from aml_jupyter import processes, runs
+from aml_jupyter import installation, plainjson, processes, runs
 from aml_jupyter.config import aml_home, find_project
+from aml_jupyter.confined import read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, RunFailed, UsageError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.frozen import Value
@@ -100,9 +101,7 @@ class Starter:
 
     def go(self, directory: str, secrets: Mapping[str, str]) -> None:
         """Tell the run directory; variables that may be written nowhere go the same way."""
-        import json
-
-        order = json.dumps({"directory": directory, "environment": dict(secrets)}).encode() + b"\n"
+        order = plainjson.dumps({"directory": directory, "environment": dict(secrets)}).encode() + b"\n"
         try:
             os.write(self._write, order)
         except BrokenPipeError:
@@ -226,8 +225,6 @@ def _source(request: Request, command: tuple[str, ...], project: Project) -> str
         return request.cell.decode(errors="replace")
     if request.from_run:
         return ""
-    from aml_jupyter.confined import read_bounded
-
     try:
         return read_bounded(f"{project.root}/{command[1]}", LARGEST_SCRIPT).decode(errors="replace")
     except ConfinedError:  # too large to be looked through, or unreadable, which the snapshot will tell
@@ -316,7 +313,7 @@ def _create_share(planned: Plan) -> tuple[str, ...]:
 def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home: str) -> None:
     request = planned.request
     os.makedirs(directory.job, mode=0o700, exist_ok=True)
-    place_runtime(directory.job + "/runtime")
+    installation.place(home, directory.job)
     command = planned.command
     if request.cell is not None:
         from aml_jupyter.cell import write_cell
@@ -346,42 +343,6 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
         },
         sync=False,
     )
-
-
-def place_runtime(into: str) -> None:
-    """Copy the runtime and its byte code into a run, which then ends with what it began with."""
-    source = PACKAGE + "/runtime"
-    for folder, names, files in os.walk(source):
-        target = into + folder[len(source) :]
-        os.mkdir(target, 0o700)
-        names[:] = [name for name in names if name != "__pycache__"]
-        for name in files:
-            _copy_with_bytecode(folder, name, target)
-
-
-def _copy_with_bytecode(folder: str, name: str, target: str) -> None:
-    stat = os.stat(f"{folder}/{name}")
-    _copy(f"{folder}/{name}", f"{target}/{name}")
-    # byte code is valid for a source of this time and size
-    os.utime(f"{target}/{name}", ns=(stat.st_mtime_ns, stat.st_mtime_ns))
-    if not name.endswith(".py"):
-        return
-    compiled = f"__pycache__/{name[:-3]}.{sys.implementation.cache_tag}.pyc"
-    if not os.path.exists(f"{folder}/{compiled}"):
-        import py_compile
-
-        try:
-            py_compile.compile(f"{folder}/{name}", doraise=True)
-        except OSError:  # installed read only and without byte code: the run compiles for itself
-            return
-    if not os.path.isdir(target + "/__pycache__"):
-        os.mkdir(target + "/__pycache__", 0o700)
-    _copy(f"{folder}/{compiled}", f"{target}/{compiled}")
-
-
-def _copy(source: str, target: str) -> None:
-    with open(source, "rb") as read, open(target, "xb") as write:
-        write.write(read.read())
 
 
 def _record(
@@ -449,7 +410,7 @@ def restore(directory: RunDirectory, into: str, *, force: bool = False) -> None:
     restore_snapshot(Store(aml_home() + "/snapshots"), record.snapshot_id, into, force=force)
     cell = directory.job + "/cell.py"
     if record.cell_sha256 and os.path.exists(cell):
-        _copy(cell, f"{into}/cell_{record.run_id}.py")
+        write_atomic(f"{into}/cell_{record.run_id}.py", read_bounded(cell, LARGEST_SCRIPT))
 
 
 def resume(directory: RunDirectory, secrets: Mapping[str, str] | None = None) -> bool:

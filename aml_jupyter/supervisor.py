@@ -1,9 +1,9 @@
 """Sees one run through, from the copy of the project to the ending, and can be killed at any moment.
 
 Started by file path as `python -S -E -s supervisor.py`, before the run exists, so that its start overlaps
-with the snapshot.  It waits on standard input for one line of JSON, `{"directory": ..., "environment": {...}}`:
-the run directory, and variables that may not be written anywhere.  End of input without a line means that
-nothing was submitted.
+with the snapshot.  It waits on standard input for one line of JSON,
+`{"directory": ..., "environment": {...}}`: the run directory, and variables that may not be written anywhere.
+End of input without a line means that nothing was submitted.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import sys
 import time
 
 if __name__ == "__main__":
+    # whoever started this waits until its first process has ended
+    if os.fork():
+        os._exit(0)
     # started by path, without site: the package's parent takes the place of its folder
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import fcntl
-import json
 
-from aml_jupyter import processes, runs
+from aml_jupyter import plainjson, processes, runs
 from aml_jupyter.errors import AmlError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.job import TERMINAL, Exit, Gone, Job, Unreachable
@@ -38,16 +40,23 @@ CANCEL_LOOK = 0.2
 
 
 def main() -> None:
-    """Leave the caller's family, wait for a run, see it through."""
+    """Wait for a run, see it through."""
     os.umask(0o077)
-    if os.fork():
-        os._exit(0)
+    _get_ready()
     message = sys.stdin.buffer.readline()
     if not message.endswith(b"\n"):
         return
-    order = json.loads(message)
+    order = plainjson.loads(message)
     os.chdir("/")
     supervise(order["directory"], order["environment"])
+
+
+def _get_ready() -> None:
+    """Load what most runs need while the submitter still writes the run."""
+    import hashlib  # noqa: F401
+
+    import aml_jupyter.executors.local
+    import aml_jupyter.snapshot.restoring  # noqa: F401
 
 
 def supervise(path: str, secrets: Mapping[str, str]) -> bool:
@@ -60,7 +69,7 @@ def supervise(path: str, secrets: Mapping[str, str]) -> bool:
         except BlockingIOError:
             return False
         os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps({"format": 1, **processes.identity(os.getpid())}).encode(), 0)
+        os.pwrite(lock, plainjson.dumps({"format": 1, **processes.identity(os.getpid())}).encode(), 0)
         record = runs.load_record(directory)
         if record.status in TERMINAL:
             return False
@@ -135,6 +144,9 @@ class _Supervision:
 
     def _watch(self, handle: Handle) -> tuple[Exit | None, str | None]:
         self._state("Running")
+        # loaded while the job runs, not when it has ended
+        import aml_jupyter.collection  # noqa: F401
+
         while True:
             liveness = self.executor.poll(handle, CANCEL_LOOK)
             # looked for after the poll: a job that is gone has written its ending, if it ever will
@@ -226,7 +238,7 @@ class _Phase:
 def _load(path: str) -> Any:
     try:
         with open(path, "rb") as file:
-            return json.load(file)
+            return plainjson.loads(file.read())
     except FileNotFoundError:
         return None
 

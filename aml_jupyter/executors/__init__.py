@@ -1,6 +1,7 @@
 """Where jobs run: the contract of an executor, and one module for each family of targets.
 
-Executors get a frozen Job, return a Handle of plain JSON, keep no state, and never see runs, artifacts or HTTP.
+Executors get a frozen Job, return a Handle of plain JSON, keep no state, and never see runs, artifacts
+or HTTP.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from aml_jupyter import installation
 from aml_jupyter.config import Target
 from aml_jupyter.errors import TargetUnavailable
 from aml_jupyter.executors import executor_for
 from aml_jupyter.executors.local import LocalExecutor
-from aml_jupyter.experiment import place_runtime
 from aml_jupyter.job import Job
 from aml_jupyter.snapshot import Rules, Store
 from aml_jupyter.testing.executor import ExecutorContract, MakeJob
@@ -49,7 +49,7 @@ def make_job(tmp_path: Path, home: str) -> MakeJob:
             **changes,
         }
         (directory / "job/request.json").write_text(json.dumps(document))
-        place_runtime(str(directory / "job/runtime"))
+        installation.place(home, str(directory / "job"))
         return Job.from_request(str(directory), document)
 
     return make
