@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 # seconds between two looks: short while something happens, longer while nothing does
 SHORTEST_LOOK, LONGEST_LOOK = 0.01, 0.1
+# seconds until the runtime has told that what follows on stderr is stderr too
+TOLD = 0.06
 
 
 class Text(Value):
@@ -64,6 +66,7 @@ class Follower:
         }
         self._status_position = 0
         self._stderr: deque[tuple[int, int]] = deque()
+        self._stderr_end, self._stderr_at = 0, 0.0
         self._waiting: deque[dict[str, Any]] = deque()
         if tail is not None:
             self.position = max(0, _size(directory.job + "/log") - tail)
@@ -76,7 +79,7 @@ class Follower:
             size = min(_size(self.directory.job + "/log"), self.position + BLOCK)
             self._read_events()
             before = self.position
-            yield from self._until(size)
+            yield from self._until(self._known(size))
             if self.position == before and not self._due():
                 return
 
@@ -124,8 +127,15 @@ class Follower:
     def _take(self, event: dict[str, Any]) -> None:
         if event.get("type") == "stderr":
             self._stderr.append((event["start"], event["end"]))
+            self._stderr_end, self._stderr_at = event["end"], time.monotonic()
         elif "type" in event:
             self._waiting.append(event)
+
+    def _known(self, size: int) -> int:
+        """Where the text ends whose stream is known: what follows stderr may be told to be stderr, too."""
+        if self.status in TERMINAL or time.monotonic() - self._stderr_at > TOLD:
+            return size
+        return min(size, max(self.position, self._stderr_end))
 
     def _due(self) -> bool:
         return bool(self._waiting) and self._waiting[0]["at"] <= self.position
