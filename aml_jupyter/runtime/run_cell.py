@@ -1,4 +1,4 @@
-"""Runs the cell of a job: `python run_cell.py [arguments of the cell]`, with AML_JOB naming the job's folder."""
+"""Runs the cell of a job: `python run_cell.py [arguments]`; AML_JOB names the job's folder."""
 
 import os
 import sys

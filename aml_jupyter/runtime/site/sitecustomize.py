@@ -1,4 +1,4 @@
-"""First module of every Python started inside a run: printed output leaves promptly, notebook display is kept.
+"""First module of every Python started inside a run: printed output leaves promptly, display is kept.
 
 Then the sitecustomize that would have been found without this one runs as usual.  Only modules that the
 interpreter has loaded already, or that are part of it, are imported: this file delays every start.
@@ -29,7 +29,7 @@ def _flush():
 
 
 class _Flusher:
-    """A thread that flushes every 50 ms; gone while a process forks, so that a child never copies a held lock."""
+    """A thread that flushes every 50 ms; gone while a process forks: no child copies a held lock."""
 
     def __init__(self):
         self._reset()

@@ -1,6 +1,8 @@
 """Runs a cell as the program `__main__`, and shows what a notebook would show of it."""
 
 import _ast
+import _frozen_importlib
+import _frozen_importlib_external
 import builtins
 import os
 import sys
@@ -10,11 +12,6 @@ from aml_run import channel, show, streams
 TOP_LEVEL_AWAIT = getattr(_ast, "PyCF_ALLOW_TOP_LEVEL_AWAIT", 0)
 COROUTINE = 0x80  # CO_COROUTINE of inspect, whose import takes 10 ms
 LAST = "__aml_last__"
-DRIVER = os.path.dirname(os.path.abspath(__file__)) + os.sep
-
-
-class Stop(Exception):
-    """The cell cannot be run as it is; the text says why."""
 
 
 class Cell:
@@ -36,11 +33,20 @@ class Cell:
         self.outputs = asked.get("outputs") or ()
         self.params = asked.get("params") or {}
         self.accepts = asked.get("accepts") or ()
-        self.kernel_python = asked.get("python") or ""
+        self.python = asked.get("python") or ""
 
     def lines(self):
         """The source as a list of lines, for tracebacks."""
         return [line + "\n" for line in self.source.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+
+    def dedent(self):
+        """Remove the first line's indentation from every line, as notebooks do; whether there was any."""
+        lines = self.lines()
+        first = next((line for line in lines if line.strip()), "")
+        margin = first[: len(first) - len(first.lstrip())]
+        if margin:
+            self.source = "".join(line[len(margin) :] if line.startswith(margin) else line for line in lines)
+        return bool(margin)
 
     def register(self, linecache):
         """Let tracebacks and `inspect` find the lines of the cell."""
@@ -66,15 +72,17 @@ def main(job, arguments):
         _run(cell, namespace)
     except SystemExit as error:
         status = _exit_status(error.code)
-    except BaseException as error:  # whatever the cell raises is shown as its own
+    except BaseException as error:  # noqa: BLE001 - whatever the cell raises is shown as its own
         from aml_run import failure
 
         status = failure.report(error, cell)
     try:
         _flush_figures()
         if cell.outputs:
-            status = _send_outputs(cell, namespace) or status
-    except BaseException as error:  # a figure that cannot be drawn, or an interrupt meanwhile
+            from aml_run import values
+
+            values.send_outputs(cell, namespace)
+    except BaseException as error:  # noqa: BLE001 - a figure that cannot be drawn, an interrupt
         from aml_run import failure
 
         status = failure.report(error, cell) or status
@@ -82,13 +90,11 @@ def main(job, arguments):
 
 
 def _prepare(cell, namespace):
-    """Make `__main__` look like a program that was started from the cell's file."""
+    """Make `__main__` a program that was started from the cell's file, and that multiprocessing can spawn."""
     for name in [name for name in namespace if not name.startswith("__")]:
         del namespace[name]
-    namespace["__file__"] = cell.path
-    namespace["__doc__"] = None
-    namespace["__builtins__"] = builtins
-    namespace["__spec__"] = _spec()
+    spec = _frozen_importlib.ModuleSpec("aml_run.child", None)
+    namespace.update(__file__=cell.path, __doc__=None, __spec__=spec)
     builtins.display = show.display
     builtins.input = _no_input
     if "linecache" in sys.modules:
@@ -97,15 +103,8 @@ def _prepare(cell, namespace):
         sys.meta_path.insert(0, _LinesAfterImport(cell))
 
 
-def _spec():
-    """What another process imports as the main module when multiprocessing spawns it."""
-    import _frozen_importlib
-
-    return _frozen_importlib.ModuleSpec("aml_run.child", None)
-
-
 class _LinesAfterImport:
-    """Registers the cell's lines when linecache is imported, which takes too long to be done for every cell."""
+    """Registers the cell's lines once linecache is imported: importing it for every cell takes too long."""
 
     def __init__(self, cell):
         self.cell = cell
@@ -115,8 +114,6 @@ class _LinesAfterImport:
         if name != "linecache":
             return None
         sys.meta_path.remove(self)
-        import _frozen_importlib_external
-
         spec = _frozen_importlib_external.PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
             return None
@@ -134,7 +131,7 @@ def _no_input(prompt=""):
     """Stand in for input(): nobody is there to answer."""
     if prompt:
         sys.stdout.write(str(prompt))
-    raise EOFError("standard input is empty in a run: pass a parameter (-p NAME=VALUE) or a value (--in) instead")
+    raise EOFError("standard input is empty in a run: pass a parameter (-p) or a value (--in) instead")
 
 
 def _fill(cell, namespace):
@@ -143,20 +140,21 @@ def _fill(cell, namespace):
     if cell.inputs:
         from aml_run import values
 
-        for item in cell.inputs:
-            with open(os.path.join(cell.inputs_folder, item["file"]), "rb") as file:
-                namespace[item["name"]] = values.decode(item, file.read())
+        values.fill(cell, namespace)
 
 
 def _run(cell, namespace):
     try:
-        tree = compile(cell.source, cell.filename, "exec", _ast.PyCF_ONLY_AST | TOP_LEVEL_AWAIT, True)
-    except SyntaxError:
-        if not _shell(cell, namespace):
-            raise
-        return
-    if "get_ipython" in cell.source and _shell(cell, namespace):
-        return
+        tree, problem = parse(cell), None
+    except (SyntaxError, ValueError) as error:  # a NUL character is a ValueError to some versions
+        tree, problem = None, error
+    if problem or "get_ipython" in cell.source:
+        shell = _shell()
+        if shell is not None and shell.takes(cell):
+            shell.run(cell, namespace)
+            return
+    if problem:
+        raise problem
     keeps = _keep_last(tree, cell)
     code = compile(tree, cell.filename, "exec", TOP_LEVEL_AWAIT, True)
     if code.co_flags & COROUTINE:
@@ -169,15 +167,24 @@ def _run(cell, namespace):
         show.show_result(namespace.pop(LAST, None))
 
 
-def _shell(cell, namespace):
-    """Run the cell by IPython where it is installed and the cell is written for it."""
-    import _frozen_importlib_external
+def parse(cell):
+    """The syntax tree of a cell in plain Python; raises SyntaxError."""
+    flags = _ast.PyCF_ONLY_AST | TOP_LEVEL_AWAIT
+    try:
+        return compile(cell.source, cell.filename, "exec", flags, True)
+    except IndentationError:
+        if not cell.dedent():
+            raise
+        return compile(cell.source, cell.filename, "exec", flags, True)
 
+
+def _shell():
+    """The module that runs cells by IPython, where IPython is installed."""
     if _frozen_importlib_external.PathFinder.find_spec("IPython") is None:
-        return False
+        return None
     from aml_run import shell
 
-    return shell.run(cell, namespace)
+    return shell
 
 
 def _keep_last(tree, cell):
@@ -209,9 +216,3 @@ def _flush_figures():
     figures = sys.modules.get("aml_run.figures")
     if figures is not None:
         figures.flush()
-
-
-def _send_outputs(cell, namespace):
-    from aml_run import values
-
-    return values.send_outputs(cell, namespace)

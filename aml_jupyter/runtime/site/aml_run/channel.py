@@ -14,10 +14,6 @@ _identity = None
 _gone = False
 
 
-class Raw(bytes):
-    """Bytes of a MIME type that is not text: base64 inside a message, as they are in a file."""
-
-
 def job():
     """The folder of the run's files, or None outside a run."""
     return os.environ.get("AML_JOB") or None
@@ -46,7 +42,7 @@ def _connect():
 
 
 def _usable():
-    """The connected socket; a new one where the program closed ours, whose number may be another file by now."""
+    """The connected socket; a new one where the program closed ours and its number may be another file."""
     if _endpoint is not None:
         try:
             if os.fstat(_endpoint.fileno()).st_ino == _identity:
@@ -107,6 +103,8 @@ def emit(event):
             stream.flush()
         except (AttributeError, ValueError, OSError):  # replaced or closed by the program
             pass
+    if isinstance(event.get("data"), dict):
+        event = dict(event, data={mime: _as_text(value) for mime, value in event["data"].items()})
     for limit in INLINE:
         payload = dumps(_packed(event, limit)).encode("ascii")
         if len(payload) < LIMIT:
@@ -114,41 +112,37 @@ def emit(event):
     return send(b"j", payload)
 
 
+def _as_text(value):
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        import binascii
+
+        return binascii.b2a_base64(value, newline=False).decode("ascii")
+    return value
+
+
 def _packed(event, limit):
     packed = dict(event)
     if isinstance(event.get("data"), dict):
         packed["data"] = {mime: _fit(value, limit) for mime, value in event["data"].items()}
-    for key in ("metadata", "value", "traceback", "evalue", "preview", "text"):
+    for key in ("metadata", "value"):
         if key in event:
             packed[key] = _fit(event[key], limit)
     return packed
 
 
 def _fit(value, limit):
-    """The value itself, or where its bytes are: `encoding` says how the text of a message is made of them."""
-    if isinstance(value, bytes):
-        if len(value) > limit:
-            return _refer(value, "base64")
-        import binascii
-
-        return binascii.b2a_base64(value, newline=False).decode("ascii")
-    if isinstance(value, str):
-        if len(value) <= limit // 4:
-            return value
-        data = value.encode("utf-8", "surrogatepass")
-        return _refer(data, "text") if len(data) > limit else value
+    """The value itself, or where its text is: as it would stand in the message, JSON for all but texts."""
     if isinstance(value, (int, float)) or value is None:
         return value
-    data = dumps(value).encode("ascii")
-    return _refer(data, "json") if len(data) > limit else value
-
-
-def _refer(data, encoding):
+    encoding = "text" if isinstance(value, str) else "json"
+    data = value.encode("utf-8", "surrogatepass") if encoding == "text" else dumps(value).encode("ascii")
+    if len(data) <= limit:
+        return value
     return {"$data": store(data), "size": len(data), "encoding": encoding}
 
 
 def store(data):
-    """Keep bytes beside the run's events and return their SHA-256; raises OSError when they cannot be written."""
+    """Keep bytes beside the run's events and return their SHA-256; raises OSError."""
     import hashlib
 
     name = hashlib.sha256(data).hexdigest()
@@ -173,7 +167,7 @@ class _Context:
     strict = True
     object_hook = object_pairs_hook = None
     parse_float, parse_int, parse_constant = float, int, float
-    memo = {}
+    memo = {}  # noqa: RUF012 - the C scanner of some versions looks for it
 
 
 def loads(text):
@@ -198,4 +192,5 @@ def dumps(value):
         import json
 
         return json.dumps(value, default=repr)
-    return "".join(encode({}, repr, _json.encode_basestring_ascii, None, ":", ",", False, True, True)(value, 0))
+    text = _json.encode_basestring_ascii
+    return "".join(encode({}, repr, text, None, ":", ",", False, True, True)(value, 0))

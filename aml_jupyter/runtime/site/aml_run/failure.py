@@ -3,14 +3,16 @@
 import os
 import sys
 
-from aml_run import channel, streams  # noqa: F401
+from aml_run import channel
 
 DRIVER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+hidden = [DRIVER]  # folders whose frames are no part of the user's program
+LONGEST, WIDEST = 60, 400  # lines of a traceback in an event, characters of a line; the log has all of it
 RUNNER = os.path.join(os.path.dirname(os.path.dirname(DRIVER[:-1])), "run_cell.py")
 
 
 def _own(filename):
-    return filename.startswith(DRIVER) or os.path.abspath(filename) == RUNNER or filename.startswith("<frozen ")
+    return filename.startswith((DRIVER, "<frozen ")) or os.path.abspath(filename) == RUNNER
 
 
 def trimmed(traceback, cell):
@@ -31,7 +33,25 @@ def lines(error, cell):
     import traceback
 
     cell.register(linecache)
-    return traceback.format_exception(type(error), error, trimmed(error.__traceback__, cell))
+    story = traceback.TracebackException(type(error), error, trimmed(error.__traceback__, cell))
+    _leave_out_driver(story)
+    return list(story.format())
+
+
+def _leave_out_driver(story):
+    """Drop the driver's frames below the cell's, of the exception and of all it is chained to."""
+    seen = []
+    ours = tuple(hidden)
+    waiting = [story]
+    while waiting:
+        one = waiting.pop()
+        if one is None or any(one is other for other in seen):
+            continue
+        seen.append(one)
+        if one.stack:
+            one.stack[:] = [frame for frame in one.stack if not frame.filename.startswith(ours)]
+        waiting += [one.__cause__, one.__context__]
+        waiting += getattr(one, "exceptions", None) or []
 
 
 def report(error, cell):
@@ -50,10 +70,13 @@ def report(error, cell):
 def _emit(error, text):
     try:
         message = str(error)
-    except Exception:  # whatever the exception's own __str__ raises
+    except Exception:  # noqa: BLE001 - whatever the exception's own __str__ raises
         message = "<exception str() failed>"
-    pieces = [line for piece in text for line in piece.rstrip("\n").split("\n")]
-    event = {"type": "error", "ename": type(error).__name__, "evalue": message, "traceback": pieces}
+    pieces = [line[:WIDEST] for line in "".join(text).rstrip("\n").split("\n")]
+    if len(pieces) > LONGEST:
+        half = LONGEST // 2
+        pieces[half:-half] = ["  ... %d lines ..." % (len(pieces) - LONGEST)]
+    event = {"type": "error", "ename": type(error).__name__, "evalue": message[:WIDEST], "traceback": pieces}
     event["printed"] = True  # the same text follows on standard error
     channel.emit(event)
 

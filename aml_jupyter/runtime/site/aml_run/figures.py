@@ -26,7 +26,7 @@ FigureCanvas.manager_class = FigureManager
 def new_figure_manager(num, *args, FigureClass=None, **kwargs):  # noqa: N803 - the name is matplotlib's
     """Make a figure and its manager, for pyplot."""
     if FigureClass is None:
-        from matplotlib.figure import Figure as FigureClass  # noqa: N813
+        from matplotlib.figure import Figure as FigureClass
     return new_figure_manager_given_figure(num, FigureClass(*args, **kwargs))
 
 
@@ -49,9 +49,8 @@ def png(figure):
     file = io.BytesIO()
     if figure.canvas is None:
         FigureCanvasAgg(figure)
-    figure.savefig(
-        file, format="png", dpi=figure.dpi, bbox_inches=bbox, facecolor=figure.get_facecolor(), edgecolor="none"
-    )
+    colour = figure.get_facecolor()
+    figure.savefig(file, format="png", dpi=figure.dpi, bbox_inches=bbox, facecolor=colour, edgecolor="none")
     return file.getvalue()
 
 

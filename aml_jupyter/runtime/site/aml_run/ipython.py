@@ -1,4 +1,4 @@
-"""`from IPython.display import display` where no IPython shell runs: to the notebook instead of to a print."""
+"""`IPython.display.display` where no IPython shell runs: to the notebook instead of to a print."""
 
 import functools
 import sys

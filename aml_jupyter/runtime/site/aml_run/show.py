@@ -82,13 +82,13 @@ def bundle(value):
     data, metadata = {}, {}
     try:
         data, metadata = _own_bundle(value)
-    except Exception:  # whatever an object's own method raises
+    except Exception:  # noqa: BLE001 - whatever an object's own method raises
         _report("_repr_mimebundle_ of %s" % type(value).__name__)
     for name, mime in METHODS:
         if mime not in data and _method(value, name):
             try:
                 _add(data, metadata, value, name, mime)
-            except Exception:  # whatever an object's own method raises
+            except Exception:  # noqa: BLE001 - whatever an object's own method raises
                 _report("%s of %s" % (name, type(value).__name__))
     if len(data) == 0 and _is_figure(value):
         from aml_run import figures
@@ -97,7 +97,7 @@ def bundle(value):
     if "text/plain" not in data:
         try:
             data["text/plain"] = plain(value)
-        except Exception:  # whatever an object's own repr raises
+        except Exception:  # noqa: BLE001 - whatever an object's own repr raises
             _report("repr of %s" % type(value).__name__)
             data["text/plain"] = "<%s>" % type(value).__name__
     return data, metadata
@@ -117,7 +117,7 @@ def show_result(value):
     builtins._ = value
     if not _shows_itself(value):
         data, metadata = bundle(value)
-        _emit("result", data, metadata)
+        emit("result", data, metadata)
 
 
 def _shows_itself(value):
@@ -131,7 +131,8 @@ def _shows_itself(value):
     return True
 
 
-def _emit(kind, data, metadata, **more):
+def emit(kind, data, metadata, **more):
+    """Send a bundle; where there is no run, its plain text is printed."""
     if not channel.emit(dict({"type": kind, "data": data, "metadata": metadata}, **more)):
         print(data.get("text/plain", ""))
 
@@ -143,7 +144,7 @@ def publish(data, metadata=None, display_id=None, update=False):
         more["display_id"] = str(display_id)
     if update:
         more["update"] = True
-    _emit("display", data, metadata or {}, **more)
+    emit("display", data, metadata or {}, **more)
 
 
 class DisplayHandle:
@@ -189,7 +190,7 @@ def display(  # the signature is the notebook's own
     raw=False,
     clear=False,
     update=False,
-    **_options
+    **_options,
 ):
     """Show objects in the output; with `display_id` (a name, or True for a new one) returns a handle."""
     if display_id is True:

@@ -1,4 +1,4 @@
-"""Standard output and error of a cell: C-speed text streams whose bytes leave as datagrams, in exact order."""
+"""Standard output and error of a cell: text streams whose bytes leave as datagrams, in exact order."""
 
 import io
 import sys
