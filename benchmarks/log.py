@@ -102,8 +102,8 @@ def main() -> None:
             rounds.append({"cpu": cpu / floor_cpu, "wall": wall / floor_wall, "peak": peak})
             if not options.json:
                 print(
-                    f"round {number + 1}: file {floor_cpu:.2f} CPU s, {floor_wall:.2f} s; runtime {cpu:.2f} CPU s, "
-                    f"{wall:.2f} s, {peak / 1e6:.1f} MB; CPU ratio {cpu / floor_cpu:.2f}"
+                    f"round {number + 1}: file {floor_cpu:.2f} CPU s, {floor_wall:.2f} s; "
+                    f"runtime {cpu:.2f} CPU s, {wall:.2f} s, {peak / 1e6:.1f} MB; CPU {cpu / floor_cpu:.2f}x"
                 )
     result = {
         "megabytes": options.megabytes,

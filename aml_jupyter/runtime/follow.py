@@ -312,6 +312,7 @@ class Follower:
             self.linger_at = self.main_ended + LINGER_TERM
         elif now < self.main_ended + LINGER_KILL:
             self.leftovers = max(self.leftovers, self.tree.kill())
+            self.tree.chase()
             self.linger_step = 2
             self.linger_at = now + 0.1
         else:

@@ -120,7 +120,9 @@ class Log:
             del self.tail[:-TAIL]
 
     def check(self) -> None:
-        """Say once when somebody else shortened the file."""
+        """Try a full disk again; say once when somebody else shortened the file."""
+        if self.lost:
+            self._recovered()
         if self.truncated or self.fd < 0:
             return
         found = posix.fstat(self.fd)
