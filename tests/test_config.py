@@ -573,3 +573,44 @@ def test_a_notebook_file_stands_for_its_folder(tmp_path: Path) -> None:
 def test_the_current_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_project().root == str(tmp_path)
+
+
+# --- what people read ---------------------------------------------------------------------------------------
+
+
+def test_every_key_of_every_file_is_documented() -> None:
+    from aml_jupyter.config import dependencies, models
+
+    text = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
+    keys = {*models.known_keys(models.ComputeFile), *models.known_keys(models.RunConfigurationFile)}
+    keys |= {*dependencies.CONDA_KEYS, *dependencies.SPARK_KEYS, *models.KINDS, "Scope", "Id"}
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+
+
+def test_everything_that_is_kept_is_for_its_owner_only(tmp_path: Path, home: str) -> None:
+    project_with(tmp_path, {"docker.compute": DOCKER}).target("docker")
+    modes = {path: path.stat().st_mode & 0o77 for path in [Path(home), *Path(home).rglob("*")]}
+    assert len(modes) > 4
+    assert set(modes.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("environment: 3\n", r"environment: must be a map"),
+        ("environment:\n  docker: yes\n", r"v1\.runconfig:3: environment.docker: must be a map"),
+        ("environment:\n  environmentVariables: [a]\n", r"environment.environmentVariables: must be a map"),
+        (
+            "environment:\n  docker:\n    enabled: maybe\n",
+            r":4: environment.docker.enabled: must be true or false",
+        ),
+        ("arguments: a b\n", r":2: arguments: must be a list"),
+        ("hdi: [a]\n", r":2: hdi: must be a map"),
+    ],
+)
+def test_mistakes_in_a_successors_file_are_told_with_their_place(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    project = project_with(tmp_path, {"v1.runconfig": f"script: a.py\n{text}"})
+    with pytest.raises(ConfigError, match=said):
+        project.run_configuration("v1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aml_jupyter.config import Secret, dependencies, find_project, parse, yamlfile
+from aml_jupyter.config import Secret, dependencies, find_project, parse, sdkv1, yamlfile
 from aml_jupyter.config.identity import name_problem
 from aml_jupyter.config.models import ComputeFile, RunConfigurationFile, known_keys
 from aml_jupyter.errors import ConfigError
@@ -287,8 +288,6 @@ BAD_NAMES = [
 @pytest.mark.parametrize("name", BAD_NAMES)
 @pytest.mark.parametrize("kind", ["accounts", "workspaces", "projects"])
 def test_C9_a_hostile_scope_is_refused(tmp_path: Path, home: str, name: str, kind: str) -> None:
-    import json
-
     names = {"accounts": "A", "workspaces": "W", "projects": "P", kind: name}
     scope = "/providers/M" + "".join(f"/{key}/{value}" for key, value in names.items())
     (tmp_path / ".azureml").mkdir()
@@ -544,6 +543,45 @@ def _outcome(parser: Callable[[bytes, str], parse.Parsed], data: bytes) -> objec
         return parser(data, "x")
     except ConfigError as error:
         return error
+
+
+KEYS = [
+    *known_keys(ComputeFile),
+    *known_keys(RunConfigurationFile),
+    *sdkv1.MARKS,
+    "environmentVariables",
+    "hdi",
+]
+KEYS += [
+    *dependencies.CONDA_KEYS,
+    *dependencies.SPARK_KEYS,
+    "docker",
+    "python",
+    "enabled",
+    "pip",
+    "group",
+    "",
+]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=10)
+    | st.sampled_from(REAL),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@FIXTURE_IS_SAFE
+@given(st.sampled_from(PARSERS), st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=8))
+def test_whatever_value_a_key_has_the_answer_is_json_or_a_config_error(
+    parser: Callable[[bytes, str], parse.Parsed], document: dict[str, object]
+) -> None:
+    outcome = _outcome(parser, json.dumps(document).encode())
+    if isinstance(outcome, parse.Parsed):
+        assert json.loads(json.dumps(outcome.fields)) == outcome.fields
 
 
 @FIXTURE_IS_SAFE

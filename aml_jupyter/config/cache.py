@@ -96,11 +96,11 @@ def _parser(kind: str) -> Callable[[bytes, str], Parsed]:
 
 
 def _keep(kept: str, parsed: Parsed) -> None:
-    from aml_jupyter.confined import write_atomic
+    from aml_jupyter.confined import make_root, write_atomic
 
     body = json.dumps({"fields": parsed.fields, "warnings": parsed.warnings}).encode()
     try:
-        os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
+        make_root(os.path.dirname(kept))
         write_atomic(kept, b"%08x\n" % crc32(body) + body, sync=False)
     except (OSError, AmlError):
         pass  # the cache only saves time; a full or read-only disk is told where it matters

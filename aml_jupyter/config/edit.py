@@ -195,12 +195,13 @@ def _write(path: str, text: str) -> bool:
     """Replace a file whole, keeping its permissions; False when nothing changed."""
     place = os.path.realpath(path)
     data = text.encode()
-    mode = 0o600 if "password:" in text else 0o644
+    folder = os.path.dirname(place)
+    os.makedirs(folder, exist_ok=True)
+    mode = 0o600 if "password:" in text else os.stat(folder).st_mode & 0o644
     if os.path.lexists(place):
         if cache.read(place) == data:
             return False
         mode = os.stat(place).st_mode & 0o777
-    os.makedirs(os.path.dirname(place), exist_ok=True)
     write_atomic(place, data, mode=mode)
     return True
 

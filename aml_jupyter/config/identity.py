@@ -20,8 +20,9 @@ WORKSPACE = "default"
 SCOPE_FILES = (".azureml/project.json", "aml_config/project.json")
 
 _LONGEST = 128
-_RESERVED = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
+# compiled where they are used: a warm run needs neither
+_RESERVED = r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?"
+_FORBIDDEN = r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]'
 
 
 class Identity(Value):
@@ -51,9 +52,9 @@ def name_problem(name: str) -> str:
         return "may not begin with - or end with a dot"
     if len(name) > _LONGEST or len(name.encode("utf-8", "replace")) > _LONGEST:
         return f"is longer than {_LONGEST} bytes"
-    if _FORBIDDEN.search(name):
+    if re.search(_FORBIDDEN, name):
         return 'may not hold / \\ : * ? " < > | or control characters'
-    if _RESERVED.fullmatch(name):
+    if re.fullmatch(_RESERVED, name):
         return "is a name that Windows keeps for a device"
     return ""
 
@@ -117,8 +118,13 @@ def _read_record(path: str) -> dict[str, Any] | None:
 
     try:
         record = json.loads(read_bounded(path, 1 << 16))
-        if isinstance(record, dict) and not name_problem(record["name"]) and isinstance(record["root"], str):
-            return record
+        name, root = record["name"], record["root"]
+        if (
+            isinstance(name, str)
+            and isinstance(root, str)
+            and os.path.basename(name) == name not in ("", "..", ".")
+        ):
+            return dict(record)
     except (OSError, AmlError, ValueError, LookupError, TypeError):
         pass  # absent or damaged: the folder is registered again
     return None
@@ -133,9 +139,11 @@ def _register(root: str, home: str) -> Identity:
     """Give the folder a name that no other folder has, under a lock that dies with its process."""
     import fcntl
 
+    from aml_jupyter.confined import make_root
+
     folder = f"{home}/projects"
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make_root(folder)
         lock = os.open(f"{folder}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         return Identity(name=plain_name(root), notice=_not_remembered(folder, error))
@@ -236,6 +244,6 @@ def plain_name(root: str) -> str:
     while len(name.encode()) > 100:
         name = name[:-1]
     name = name.strip(".-")
-    if _RESERVED.fullmatch(name):
+    if re.fullmatch(_RESERVED, name):
         name = f"project-{name}"
     return name or "project"

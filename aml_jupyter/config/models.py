@@ -82,7 +82,8 @@ def _as_number(value: object) -> int | None:
     return int(value)
 
 
-def _as_arguments(value: object) -> list[str] | None:
+def as_arguments(value: object) -> list[str] | None:
+    """A list of words, None for nothing.  Raises PydanticCustomError."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -169,7 +170,7 @@ def _as_username(value: object, info: ValidationInfo) -> str | None:
 Text = Annotated[str | None, BeforeValidator(_as_text)]
 Flag = Annotated[bool | None, BeforeValidator(_as_flag)]
 Number = Annotated[int | None, BeforeValidator(_as_number)]
-Arguments = Annotated[list[str] | None, BeforeValidator(_as_arguments)]
+Arguments = Annotated[list[str] | None, BeforeValidator(as_arguments)]
 Variables = Annotated[dict[str, str], BeforeValidator(_as_variables)]
 Map = Annotated[dict[str, Any], BeforeValidator(_as_map)]
 Framework = Annotated[Literal["Python", "PySpark"] | None, BeforeValidator(_as_framework)]

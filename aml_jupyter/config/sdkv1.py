@@ -18,11 +18,15 @@ MARKS = frozenset({"script", "arguments", "target", "framework", "environment", 
 def _arguments(value: object) -> list[str]:
     if value is None or value == []:
         return []
-    return models._as_arguments(value) or []
+    return models.as_arguments(value) or []
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Environment(_Section):
+    environment_variables: models.Variables = Field({}, alias="environmentVariables")
 
 
 class _Docker(_Section):
@@ -67,9 +71,8 @@ def read(reader: models.Reader) -> dict[str, Any]:
     environment = found.get("environment") or {}
     docker = _section(reader, _Docker, environment, ("environment", "docker"))
     python = _section(reader, _Python, environment, ("environment", "python"))
-    variables = models._as_variables(
-        environment.get("environmentVariables") or found.get("environment_variables")
-    )
+    inner = _section(reader, _Environment, found, ("environment",))
+    variables = inner.get("environment_variables") or found.get("environment_variables") or {}
     history = _section(reader, _History, found, ("history",))
     hdi = _section(reader, _Hdi, found, ("hdi",))
     prepare = found.get("prepare_environment")
