@@ -28,7 +28,12 @@ def execute(notebook: Path, target: Path) -> None:
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     document = nbformat.read(notebook, as_version=4)
     client = NotebookClient(
-        document, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(notebook.parent)}}
+        document,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(notebook.parent)}},
+        # of the kernel's own log only errors: its remarks on loopback sockets are not about this project
+        extra_arguments=["--IPKernelApp.log_level=40"],
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -79,7 +79,7 @@ def test_metrics_and_parameters_are_in_the_history(executed: Executed) -> None:
     assert run["metrics"]["accuracy"] > 0.9
     assert run["metrics"]["regularization"] == 0.01
     assert run["params"] == {"regularization": 0.01}
-    assert executed.runs["script"]["metrics"]["regularization"] == 0.5
+    assert executed.runs["script"]["metrics"]["regularization"] == 10
 
 
 def test_outputs_are_artifacts(executed: Executed) -> None:
