@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from aml_jupyter import plainjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _value(event: Mapping[str, Any], read: Callable[[str], bytes] | None) -> Any
     if isinstance(value, dict) and "$data" in value and value.get("encoding") == "json":
         if read is None:
             raise ValueError("its bytes are in a file")
-        value = json.loads(read(value["$data"]))
+        value = plainjson.loads(read(value["$data"]))
     value = _restored(value) if event.get("nonfinite") else value
     return value[:TEXT] if isinstance(value, str) else value
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -15,9 +16,12 @@ class _Context:
     """What the C scanner asks of a decoder."""
 
     strict = True
-    object_hook = object_pairs_hook = None
+    object_pairs_hook = None
     parse_float, parse_int, parse_constant = float, int, float
-    memo: dict[str, str] = {}  # noqa: RUF012 - read by the scanner of some versions, never filled here
+
+    def __init__(self, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> None:
+        self.object_hook = object_hook
+        self.memo: dict[str, str] = {}
 
 
 def _refuse(value: object) -> object:
@@ -30,13 +34,19 @@ def _c_parts() -> tuple[Any, Any] | None:
     except ImportError:
         return None
 
-    def encode(value: object, sort_keys: bool) -> str:
-        encoder = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", sort_keys, False, True)
+    def encode(value: object, sort_keys: bool, allow_nan: bool) -> str:
+        quote = encode_basestring_ascii
+        encoder = make_encoder(None, _refuse, quote, None, ":", ",", sort_keys, False, allow_nan)
         return "".join(encoder(value, 0))
 
+    def scan(text: str, object_hook: Callable[[dict[str, Any]], Any] | None) -> tuple[Any, int]:
+        found: tuple[Any, int] = make_scanner(_Context(object_hook))(text, 0)
+        return found
+
     try:
-        scan = make_scanner(_Context)
-        usable = scan('{"a": [1]}', 0) == ({"a": [1]}, 10) and encode({"a": [1]}, True) == '{"a":[1]}'
+        usable = (
+            scan('{"a": [1]}', None) == ({"a": [1]}, 10) and encode([{"a": 1}], True, True) == '[{"a":1}]'
+        )
     except TypeError:  # another signature in a later version
         return None
     return (scan, encode) if usable else None
@@ -45,16 +55,16 @@ def _c_parts() -> tuple[Any, Any] | None:
 _PARTS = _c_parts()
 
 
-def loads(data: bytes | str) -> Any:
+def loads(data: bytes | str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """The value of a JSON text, as `json.loads` gives it.  Raises ValueError, RecursionError."""
     text = data.decode() if isinstance(data, bytes) else data
     if _PARTS is None:
         import json
 
-        return json.loads(text)
+        return json.loads(text, object_hook=object_hook)
     text = text.strip(" \t\r\n")
     try:
-        value, end = _PARTS[0](text, 0)
+        value, end = _PARTS[0](text, object_hook)
     except StopIteration:
         raise ValueError("no JSON value") from None
     if end != len(text):
@@ -62,11 +72,15 @@ def loads(data: bytes | str) -> Any:
     return value
 
 
-def dumps(value: object, *, sort_keys: bool = False) -> str:
-    """One line of ASCII without spaces.  Raises TypeError for what is not JSON, RecursionError."""
+def dumps(value: object, *, sort_keys: bool = False, allow_nan: bool = True) -> str:
+    """One line of ASCII without spaces.
+
+    Raises TypeError for what is not JSON, ValueError for numbers that are none unless `allow_nan`,
+    RecursionError.
+    """
     if _PARTS is None:
         import json
 
-        return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), check_circular=False)
-    text: str = _PARTS[1](value, sort_keys)
+        return json.dumps(value, sort_keys=sort_keys, allow_nan=allow_nan, separators=(",", ":"))
+    text: str = _PARTS[1](value, sort_keys, allow_nan)
     return text

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import binascii
-import json
 import math
 
+from aml_jupyter import plainjson
 from aml_jupyter.errors import HistoryError
 from aml_jupyter.job import FORMAT
 
@@ -48,15 +48,15 @@ def unseal(data: bytes, path: str) -> dict[str, Any]:
 def canonical(document: Mapping[str, Any]) -> bytes:
     """The one way in which a document is written: sorted keys, ASCII, no spaces."""
     try:
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = plainjson.dumps(document, sort_keys=True, allow_nan=False)
     except ValueError:  # NaN and the infinities are no JSON: carried by name
-        text = json.dumps(_named(document), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = plainjson.dumps(_named(document), sort_keys=True, allow_nan=False)
     return text.encode("ascii")
 
 
 def parse(text: str) -> Any:
     """What `canonical` wrote.  Raises ValueError."""
-    return json.loads(text, object_hook=_numbers if '"$number"' in text else None)
+    return plainjson.loads(text, object_hook=_numbers if '"$number"' in text else None)
 
 
 def _named(value: Any) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
 
+from aml_jupyter import plainjson
 from aml_jupyter.confined import MissingFile, make_root, read_bounded, remove_tree, write_atomic
 from aml_jupyter.errors import HistoryError, RunNotFound
 from aml_jupyter.frozen import Value
@@ -265,7 +265,7 @@ def project_folders(home: str) -> list[str]:
 
 def write_json(path: str, document: Mapping[str, Any], *, sync: bool = True) -> None:
     """Put a JSON file of ours in place, whole or not at all, also on a disk that has just become full."""
-    data = json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode()
+    data = plainjson.dumps(document).encode()
     with_reserve(path, lambda: write_atomic(path, data, sync=sync))
 
 

@@ -11,11 +11,10 @@ Written here are only the supervisor's lines of state and anybody's request to c
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
-from aml_jupyter import processes
+from aml_jupyter import plainjson, processes
 from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfinedError
 from aml_jupyter.frozen import Value
@@ -163,7 +162,7 @@ def job_alive(directory: RunDirectory) -> bool:
 def read_json(path: str) -> dict[str, Any] | None:
     """The JSON object of a small file, or None when there is none or it is not whole."""
     try:
-        found = json.loads(read_bounded(path, _SMALL))
+        found = plainjson.loads(read_bounded(path, _SMALL))
     except MissingFile:
         return None
     except (ConfinedError, ValueError):  # being written, or damaged, which `aml check` reports
@@ -181,7 +180,7 @@ def append_status(directory: RunDirectory, status: str, reason: str = "") -> Non
         tail = _tail(fd)
         if _last_state(tail) == (status, reason):
             return
-        line = json.dumps({"utc": utc(), "status": status, "reason": reason}) + "\n"
+        line = plainjson.dumps({"utc": utc(), "status": status, "reason": reason}) + "\n"
         # what a full disk cut off stays a line of its own
         os.write(fd, (line if not tail or tail.endswith(b"\n") else "\n" + line).encode())
     except OSError:
@@ -211,7 +210,7 @@ def _last_state(tail: bytes) -> tuple[str | None, str]:
     lines = tail.split(b"\n")
     for line in reversed(lines[:-1]):  # the rest behind the last line end is not whole
         try:
-            found = json.loads(line)
+            found = plainjson.loads(line)
         except ValueError:
             continue
         if isinstance(found, dict) and found.get("status") in STATUSES:
@@ -289,7 +288,7 @@ def _create_cancel(directory: RunDirectory, kill: bool) -> bool:
 
 def _cancel_document(kill: bool) -> bytes:
     mode = "kill" if kill else "terminate"
-    return json.dumps({"format": 1, "mode": mode, "utc": utc(), "pid": os.getpid()}).encode()
+    return plainjson.dumps({"format": 1, "mode": mode, "utc": utc(), "pid": os.getpid()}).encode()
 
 
 def cancel_request(directory: RunDirectory) -> str | None:

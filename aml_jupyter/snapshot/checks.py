@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from json import loads
 from struct import unpack_from
 
 from aml_jupyter.errors import SnapshotError
+from aml_jupyter.plainjson import loads
 from aml_jupyter.snapshot.scan import FILES, HIDDEN, LINES, NAMES, SIZE, SKIPPED, STATS, WIDTH
 
 TYPE_CHECKING = False
@@ -324,6 +324,6 @@ def _check_portable(paths: Iterable[str]) -> None:
 
 
 def _is_portable(name: str) -> bool:
-    if name[-1] in ". " or name.split(".")[0].casefold().rstrip(" ") in _RESERVED:
+    if name[-1] in ". " or name.split(".", maxsplit=1)[0].casefold().rstrip(" ") in _RESERVED:
         return False
     return not any(char in '<>:"|?*\\' or char < " " or "\udc80" <= char <= "\udcff" for char in name)

@@ -12,11 +12,11 @@ names that are not UTF-8 stand as lone surrogates. The SHA-256 of all this is th
 from __future__ import annotations
 
 import os
-from json import dumps, loads
 
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import check_format
+from aml_jupyter.plainjson import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
