@@ -1,0 +1,183 @@
+"""`%aml VERB`: the verbs of the command, shown as a notebook shows things."""
+
+from __future__ import annotations
+
+import io
+from html import escape
+
+from aml_jupyter import runs
+from aml_jupyter.commands import HelpShown, build, execute, split_after_dashes
+from aml_jupyter.commands.screen import Screen
+from aml_jupyter.config import aml_home, find_project
+from aml_jupyter.errors import RunFailed
+from aml_jupyter.magics.live import TAIL, TEXT_BUDGET
+from aml_jupyter.magics.options import words_of
+from aml_jupyter.magics.page import Page
+from aml_jupyter.printable import page_text, safe_name, safe_text, shown_size
+from aml_jupyter.run import Run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from aml_jupyter.runs import RunDirectory
+
+# verbs whose exit status is that of a run
+_STATUS_OF_RUN = ("wait", "experiment")
+
+
+def do(shell: Any, line: str) -> None:
+    """Do one line."""
+    page = Page(shell)
+    words = [_this_cell(word, page) for word in words_of(line)]
+    verb, rest = (words[0], words[1:]) if words else ("", [])
+    if verb == "run":
+        from aml_jupyter.magics.submit import run_line
+
+        run_line(shell, line.strip()[len("run") :])
+    elif verb == "attach":
+        _attach(page, rest)
+    elif verb == "show" and "--json" not in rest:
+        _show(page, rest)
+    else:
+        _execute(page, words)
+
+
+def _this_cell(word: str, page: Page) -> str:
+    """`@cell` as a run id: only here is it known which cell asks."""
+    if word != "@cell":
+        return word
+    return runs.find(word, aml_home(), find_project(), cell_id=page.cell_id()).run_id
+
+
+def _attach(page: Page, words: list[str]) -> None:
+    directory = _run_of("attach", words, "run")
+    if directory is None:
+        return
+    from aml_jupyter.magics.live import Live
+    from aml_jupyter.magics.submit import Interrupts, attend
+
+    page.define({"_run": Run(directory)})
+    with Interrupts() as interrupts:
+        attend(page, directory, Live(page, directory), interrupts)
+
+
+def _show(page: Page, words: list[str]) -> None:
+    directory = _run_of("show", words, "run_reference")
+    if directory is not None:
+        page.publish(Run(directory)._repr_mimebundle_(), display_id=f"aml-card-{directory.run_id}")
+
+
+def _run_of(verb: str, words: list[str], name: str) -> RunDirectory | None:
+    from aml_jupyter.commands.watch import find_run
+
+    parser, _ = build(verb, prog="%aml")
+    try:
+        options = parser.parse_args(split_after_dashes(words)[0])
+    except HelpShown:
+        return None
+    return find_run(getattr(options, name))
+
+
+def _execute(page: Page, words: list[str]) -> None:
+    screen = NotebookScreen(page)
+    try:
+        status = execute(words, screen, prog="%aml")
+    finally:
+        screen.finish()
+    if status and words and words[0] in _STATUS_OF_RUN:
+        raise RunFailed("the run did not complete", hint="%aml show @last", exit_code=status)
+
+
+class NotebookScreen(Screen):
+    """Writes below a cell; of a long text the first 256 KiB and its end."""
+
+    def __init__(self, page: Page) -> None:
+        super().__init__(io.StringIO(), io.StringIO())
+        self.page = page
+        self.stream, self.waiting = "stdout", ""
+        self.printed = 0
+        self.end = ""
+        self.hidden = 0
+
+    @property
+    def interactive(self) -> bool:
+        """A notebook shows text as it is, like a pipe."""
+        return False
+
+    def write(self, text: str) -> None:
+        """Print data."""
+        self._print("stdout", text)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Print data as text."""
+        self._print("stdout", data.decode("utf-8", "replace"))
+
+    def output(self, stream: str, text: str) -> None:
+        """Print what a run printed, at once."""
+        self._print(stream, safe_text(text))
+        self.flush()
+
+    def remark(self, text: str) -> None:
+        """Tell something; not on standard error, which a notebook shows as if something were wrong."""
+        self._print("stdout", safe_text(text) + "\n")
+
+    def table(self, columns: list[str], rows: list[list[str]]) -> None:
+        """Show rows below their columns."""
+        self.flush()
+        text = _Table()
+        text.table(columns, rows)
+        self.page.publish({"text/html": table_html(columns, rows), "text/plain": text.found.rstrip("\n")})
+
+    def _print(self, stream: str, text: str) -> None:
+        room = max(0, TEXT_BUDGET - self.printed)
+        if stream != self.stream or len(self.waiting) > TAIL:
+            self.flush()
+        self.stream = stream
+        self.waiting += text[:room]
+        self.printed += len(text[:room])
+        if rest := text[room:]:
+            self.hidden += len(rest)
+            self.end = (self.end + rest)[-TAIL:]
+
+    def flush(self) -> None:
+        """Send what was printed so far."""
+        if self.waiting:
+            self.page.write(self.stream, self.waiting)
+            self.waiting = ""
+
+    def finish(self) -> None:
+        """Print the end of what was too long."""
+        self.flush()
+        if self.hidden:
+            left = self.hidden - len(self.end)
+            if left:
+                self.page.write("stdout", f"\n… {shown_size(left)} more; a terminal shows all …\n")
+            self.page.write("stdout", self.end)
+            self.hidden, self.end = 0, ""
+
+
+class _Table(Screen):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__(io.StringIO(), io.StringIO())
+        self.found = ""
+
+    def write(self, text: str) -> None:
+        """Keep it."""
+        self.found += text
+
+
+def table_html(columns: list[str], rows: list[list[str]]) -> str:
+    """Rows as an HTML table; every word is escaped."""
+    head = "".join(f'<th scope="col" style="text-align:left">{_cell(name)}</th>' for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="text-align:left">{_cell(one)}</td>' for one in row) + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    return escape(page_text(safe_name(text)))

@@ -1,0 +1,269 @@
+"""Runs in Python: start one, find one, list many; and what one run can be asked."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any, Self
+
+    from aml_jupyter.card import Card
+    from aml_jupyter.runs import Record, RunDirectory
+
+# an artifact that is read into memory may have at most this many bytes, unless said otherwise
+LARGEST_READ = 1 << 30
+# the most of a log that is given as one text, in bytes
+LARGEST_LOG = 64 << 20
+
+
+class Run:
+    """One run, as it is now: every property reads anew, nothing is kept but where it lies."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+
+    @property
+    def id(self) -> str:
+        """The run id."""
+        return self._directory.run_id
+
+    @property
+    def record(self) -> Record:
+        """Everything that is known of the run.  Raises RunNotFound when it was removed."""
+        from aml_jupyter import runs
+
+        return runs.read_record(self._directory)
+
+    @property
+    def status(self) -> str:
+        """Such as `Running`, `Completed`, `Failed`, `Canceled`."""
+        return self.record.status
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """What the run logged so far, by name: one value, or a list in order."""
+        record = self.record
+        return record.metrics if record.ended else self._metrics_so_far()
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters it was given."""
+        return self.record.params
+
+    @property
+    def phases(self) -> Mapping[str, float]:
+        """Seconds spent in each phase: snapshot, prepare, start, run, collect."""
+        return self.record.phases
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """What it left in `outputs/`, by path."""
+        return Artifacts(self._directory)
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Block until the run has ended, at most `timeout` seconds; the run itself, whatever its ending.
+
+        Raises RunFailed with code `run.wait_timeout`.
+        """
+        from aml_jupyter import experiment
+
+        experiment.wait(self._directory, timeout)
+        return self
+
+    def cancel(self, *, kill: bool = False) -> Self:
+        """Ask the run to end, or end every process of it at once; returns before it has."""
+        from aml_jupyter import experiment
+
+        if not self.record.ended:
+            experiment.cancel(self._directory, kill=kill)
+        return self
+
+    def logs(self, tail: int | None = None) -> str:
+        """What the run printed so far, or the last `tail` lines of it; at most 64 MiB from the end."""
+        from aml_jupyter.follow import Follower, Text
+
+        found = Follower(self._directory, tail=LARGEST_LOG)
+        text = "".join(one.text for one in found.read() if isinstance(one, Text))
+        if tail is None:
+            return text
+        lines = text.splitlines(keepends=True)
+        return "".join(lines[len(lines) - tail :] if 0 < tail < len(lines) else lines if tail > 0 else [])
+
+    def read(self, path: str, limit: int = LARGEST_READ) -> bytes:
+        """The bytes of an artifact, such as `outputs/model.pkl`.
+
+        Raises ArtifactError for an artifact that is not there, damaged, or larger than `limit` bytes.
+        """
+        from aml_jupyter import artifacts
+
+        return artifacts.read_artifact(self._directory, path, limit)
+
+    def get(self, path: str = "", dest: str = ".", *, overwrite: bool = False) -> list[str]:
+        """Copy an artifact, a folder of them or all into the folder `dest`; the paths written.
+
+        Raises ArtifactError.
+        """
+        from aml_jupyter import artifacts
+
+        return artifacts.get(self._directory, path, os.path.abspath(dest), overwrite=overwrite)
+
+    def restore(self, into: str, *, force: bool = False) -> str:
+        """Put the snapshot of the run, and its cell, into a folder; the folder's absolute path.
+
+        Raises SnapshotError for a folder that is not empty unless `force`.
+        """
+        from aml_jupyter import experiment
+
+        into = os.path.abspath(into)
+        experiment.restore(self._directory, into, force=force)
+        return into
+
+    @property
+    def card(self) -> Card:
+        """What the run shows of itself."""
+        from aml_jupyter.card import card_of
+
+        record = self.record
+        return card_of(self._directory, record, metrics=record.metrics if record.ended else self.metrics)
+
+    def _metrics_so_far(self) -> dict[str, Any]:
+        from aml_jupyter.collection import read_events
+        from aml_jupyter.metrics import merge_metrics
+
+        return merge_metrics(read_events(self._directory.events_jsonl))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.metrics[name]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self._directory == other._directory
+
+    def __hash__(self) -> int:
+        return hash(self._directory.path)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id} {self.status}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.metrics)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        from aml_jupyter.card import bundle
+
+        return bundle(self.card)
+
+
+class Artifacts:
+    """The artifacts of a run: iterate for their paths, ask for one by its path."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+
+    def _items(self) -> dict[str, Any]:
+        from aml_jupyter import artifacts
+
+        return {item.path: item for item in artifacts.listing(self._directory)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items())
+
+    def __len__(self) -> int:
+        return len(self._items())
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._items()
+
+    def __getitem__(self, path: str) -> Any:
+        """Path, size in bytes, SHA-256 and state of one artifact.  Raises KeyError."""
+        return self._items()[path]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def __repr__(self) -> str:
+        from aml_jupyter.printable import safe_name, shown_size
+
+        items = self._items().values()
+        return "\n".join(f"{safe_name(one.path)}  {shown_size(one.size)}" for one in items) or "no artifacts"
+
+
+def submit(
+    target: str = "local",
+    script: str | None = None,
+    arguments: Sequence[str] = (),
+    *,
+    project: str | None = None,
+    **options: Any,
+) -> Run:
+    """Start a run of a script, or with `cell="..."` of Python source, and return at once.
+
+    `project` is its folder, found from the working folder unless said.  `options` are fields of
+    `experiment.Request`: compute, params, environment, inputs, outputs, timeout (seconds), name, tags,
+    message, workdir, from_run.  Raises AmlError for what cannot be run; nothing is left of it then.
+    """
+    from aml_jupyter import experiment
+    from aml_jupyter.config import find_project
+    from aml_jupyter.errors import UsageError
+
+    cell = options.pop("cell", None)
+    if isinstance(cell, str):
+        from aml_jupyter.cell import to_bytes
+
+        cell = to_bytes(cell)
+    unknown = options.keys() - set(experiment.Request._fields)
+    if unknown:
+        known = ", ".join(experiment.Request._fields)
+        raise UsageError(f"submit has no option {', '.join(sorted(unknown))}", hint=f"Options: {known}")
+    for name in ("tags", "outputs"):
+        if name in options:
+            options[name] = tuple(options[name])
+    request = experiment.Request(
+        target=target,
+        script=script,
+        arguments=tuple(map(str, arguments)),
+        cell=cell,
+        **options,
+    )
+    return Run(experiment.submit(request, find_project(project)))
+
+
+def find(reference: str = "@last", project: str | None = None) -> Run:
+    """The run of a full id, a unique prefix, a name, `@last`, `@last~1` or `@best:METRIC`.
+
+    Names and @ words are looked for in the project of the working folder first.  Raises RunNotFound.
+    """
+    from aml_jupyter import runs
+    from aml_jupyter.config import aml_home, find_project
+
+    return Run(runs.find(reference, aml_home(), find_project(project)))
+
+
+def table(
+    order_by: str | None = None,
+    columns: Sequence[str] | None = None,
+    limit: int = 50,
+    *,
+    project: str | None = None,
+    all_projects: bool = False,
+    hidden: bool = False,
+) -> Any:
+    """The newest runs of a project, as a DataFrame where pandas is installed, else as a list of dicts.
+
+    `order_by` is such as `created_utc` or `metrics.accuracy DESC`; `columns` such as
+    `["run_id", "metrics.accuracy"]`.  Raises UsageError for a column that cannot be.
+    """
+    from importlib.util import find_spec
+
+    from aml_jupyter import runs
+    from aml_jupyter.config import aml_home, find_project
+
+    key = None if all_projects else find_project(project).key
+    with runs.History(aml_home()) as history:
+        rows = history.rows(order_by, columns=columns, limit=limit, project=key, hidden=hidden)
+    return rows if find_spec("pandas") is None else runs.runs_frame(rows)
+
+
+# what a call of the modules `aml_jupyter.run` and `aml_jupyter.runs` does
+CALLS: dict[str, Callable[..., Any]] = {"run": find, "runs": table}
