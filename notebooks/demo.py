@@ -18,6 +18,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 HERE = Path(__file__).resolve().parent
 
@@ -38,6 +39,8 @@ def execute(notebook: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         client.execute()
+    except CellExecutionError as error:
+        sys.exit(f"a cell of {notebook.name} failed; all of it: {target}\n{error}")
     finally:
         nbformat.write(document, target)
 
