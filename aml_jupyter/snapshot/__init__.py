@@ -21,11 +21,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from aml_jupyter.snapshot.explain import Decision, Explanation, explain
+    from aml_jupyter.snapshot.explanation import Decision, Explanation, explain
     from aml_jupyter.snapshot.git import GitState, git_state
     from aml_jupyter.snapshot.manifest import Difference, Entry
     from aml_jupyter.snapshot.objects import Objects
-    from aml_jupyter.snapshot.restore import restore
+    from aml_jupyter.snapshot.restoring import restore
     from aml_jupyter.snapshot.upkeep import Damage
 
 __all__ = [
@@ -46,14 +46,14 @@ __all__ = [
 
 _HOMES = {
     "Damage": "upkeep",
-    "Decision": "explain",
+    "Decision": "explanation",
     "Difference": "manifest",
     "Entry": "manifest",
-    "Explanation": "explain",
+    "Explanation": "explanation",
     "GitState": "git",
-    "explain": "explain",
+    "explain": "explanation",
     "git_state": "git",
-    "restore": "restore",
+    "restore": "restoring",
 }
 
 
@@ -132,7 +132,7 @@ class Store:
 
     def materialize(self, snapshot_id: str, into: str) -> None:
         """Write a snapshot's files into a new or empty folder: real copies, modes kept."""
-        from aml_jupyter.snapshot.restore import materialize
+        from aml_jupyter.snapshot.restoring import materialize
 
         materialize(self, snapshot_id, into)
 
@@ -144,7 +144,7 @@ class Store:
 
     def read(self, snapshot_id: str, path: str) -> bytes:
         """The bytes of one file."""
-        from aml_jupyter.snapshot.restore import read
+        from aml_jupyter.snapshot.restoring import read
 
         return read(self, snapshot_id, path)
 

@@ -7,10 +7,10 @@ import stat
 from hashlib import sha256
 
 from aml_jupyter.errors import SnapshotError
+from aml_jupyter.snapshot.findings import Finding
 from aml_jupyter.snapshot.manifest import file_line, link_line
 from aml_jupyter.snapshot.objects import LARGE, Staged, Writer
-from aml_jupyter.snapshot.passwords import holds_passwords, without_passwords
-from aml_jupyter.snapshot.secrets import Finding, find
+from aml_jupyter.snapshot.secrets import find
 
 TYPE_CHECKING = False
 
@@ -40,7 +40,7 @@ class Contents:
         Raises ReadError.
         """
         size = item[1]
-        if size >= LARGE:
+        if size >= LARGE and not holds_passwords(path, name):
             return self._take_large(dir_fd, path, name, item, notes)
         try:
             fd = os.open(name, _READ, dir_fd=dir_fd)
@@ -58,7 +58,7 @@ class Contents:
             raise ReadError(error) from error
         if len(data) != size or not same(st, item):
             return None
-        if ".compute" in name and holds_passwords(path):
+        if holds_passwords(path, name):
             data = self._clean(path, data, notes)
         self._look(path, data, notes)
         digest = sha256(data)
@@ -74,6 +74,8 @@ class Contents:
         return b""
 
     def _clean(self, path: str, data: bytes, notes: list[str]) -> bytes:
+        from aml_jupyter.snapshot.passwords import without_passwords
+
         data, keys = without_passwords(path, data)
         if keys:
             notes.append(f"{path}: {' and '.join(keys)} left out of the snapshot (null stands there)")
@@ -132,6 +134,11 @@ class Contents:
             hint=f"Move them out of the project, or add /{first} to .amlignore; "
             "what is no secret passes with --allow-secrets, which the run records.",
         )
+
+
+def holds_passwords(path: str, name: str) -> bool:
+    """Whether a file is one of those in which passwords stand: a compute file or a stale copy of one."""
+    return ".compute" in name.lower() and "aml_config" in path.lower().split("/")[:-1]
 
 
 def same(st: os.stat_result, item: list[int]) -> bool:

@@ -87,7 +87,8 @@ def _never_sent() -> RuleList:
     return _never
 
 
-def _usually_left_out() -> RuleList:
+def usually_left_out() -> RuleList:
+    """The built-in rules that an ignore file may overrule by name."""
     global _left_out  # noqa: PLW0603 - as above
     if _left_out is None:
         _left_out = _builtin(_LEFT_OUT)
@@ -114,7 +115,7 @@ class Context:
         self._aml = aml
         self._closed = closed
         self._never = _never_sent()
-        self._out = _usually_left_out()
+        self._out = usually_left_out()
 
     def below(self, path: str, files: dict[str, bytes]) -> Context:
         """The context of folder `path` that holds these ignore files."""

@@ -10,15 +10,13 @@ start of a pattern with a slash is compared first and cut off, so that stars rig
 
 from __future__ import annotations
 
-import re
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     Match = Callable[[bytes], object]
 
-_SPECIAL = re.compile(rb"[*?\[\\]")
+_SPECIAL = b"*?[\\"
 # git's own isspace knows neither vertical tab nor form feed
 _CLASSES = {
     b"alnum": rb"0-9A-Za-z",
@@ -34,13 +32,16 @@ _CLASSES = {
     b"upper": rb"A-Z",
     b"xdigit": rb"0-9A-Fa-f",
 }
+_WORDS = bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)) + bytes(range(128, 256))
+LONGEST_NAME = 255
+LONGEST_PATH = 8192
 _NEVER: tuple[bytes, int] = (b"", -1)
 
 
 class Rule:
     """One line of an ignore file; `base` is the folder of the file, "" at the root of the project."""
 
-    __slots__ = ("folder_only", "line", "named", "negated", "pattern", "source")
+    __slots__ = ("folder_only", "line", "negated", "pattern", "source")
 
     def __init__(self, pattern: bytes, source: str, line: int, *, negated: bool, folder_only: bool) -> None:
         self.pattern = pattern
@@ -48,9 +49,12 @@ class Rule:
         self.line = line
         self.negated = negated
         self.folder_only = folder_only
-        # `!*/` or `!*.*` says nothing about what it lets in, `!.env` and `!*.pem` do
-        last = pattern.rstrip(b"/").rpartition(b"/")[2]
-        self.named = re.search(rb"\w", last) is not None
+
+    @property
+    def named(self) -> bool:
+        """Whether it names something: `!.env` and `!*.pem` do, `!*/` and `!*.*` do not."""
+        last = self.pattern.rstrip(b"/").rpartition(b"/")[2]
+        return any(char in last for char in _WORDS)
 
     def __str__(self) -> str:
         text = ("!" if self.negated else "") + self.pattern.decode("utf-8", "backslashreplace")
@@ -60,13 +64,14 @@ class Rule:
 class RuleList:
     """The rules of one file, in order; the last that matches decides."""
 
-    __slots__ = ("_names", "_paths", "_suffixes", "_tail", "_wild", "_wild_any", "base", "rules")
+    __slots__ = ("_ends", "_names", "_paths", "_suffixes", "_tail", "_wild", "_wild_any", "base", "rules")
 
     def __init__(self, rules: Iterable[Rule], base: bytes = b"") -> None:
         self.base = base + b"/" if base else b""
         self.rules: list[Rule] = []
         self._names: dict[bytes, list[int]] = {}
         self._suffixes: list[tuple[bytes, int]] = []
+        self._ends: list[tuple[bytes, bytes, int]] = []
         self._wild: list[tuple[Match, int]] = []
         self._paths: list[tuple[bytes, Match | None, int]] = []
         patterns: list[bytes] = []
@@ -82,15 +87,23 @@ class RuleList:
         if b"/" in pattern:
             prefix, match = _path_pattern(pattern)
             self._paths.append((prefix, match, number))
-        elif not _SPECIAL.search(pattern):
+            return
+        cut = _first_special(pattern)
+        if cut == len(pattern):
             self._names.setdefault(pattern, []).append(number)
-        elif pattern[:1] == b"*" and not _SPECIAL.search(pattern, 1):
-            self._suffixes.append((pattern[1:], number))
-        else:
-            expression, least = translate(pattern, paths=False)
-            if 0 <= least <= 255:  # no name is longer
-                patterns.append(b"(?:" + expression + b")")
-                self._wild.append((_compile(expression), number))
+            return
+        suffixes = _suffixes(pattern)
+        if suffixes:
+            self._suffixes += [(suffix, number) for suffix in suffixes]
+            return
+        start, star, end = pattern.partition(b"*")
+        if star and len(start) == cut and _first_special(end) == len(end):
+            self._ends.append((start, end, number))
+            return
+        expression, least = translate(pattern, paths=False)
+        if least >= 0:
+            patterns.append(b"(?:" + expression + b")")
+            self._wild.append((_compile(expression), number))
 
     def last(self, name: bytes, path: bytes, is_folder: bool) -> Rule | None:
         """The rule that decides about `path` (from the project's root; `name` is its last part), or None."""
@@ -103,6 +116,15 @@ class RuleList:
             for suffix, number in self._suffixes:
                 if number > best and name.endswith(suffix) and (is_folder or not rules[number].folder_only):
                     best = number
+        for start, end, number in self._ends:
+            if (
+                number > best
+                and name.startswith(start)
+                and name.endswith(end)
+                and len(name) >= len(start) + len(end)
+                and (is_folder or not rules[number].folder_only)
+            ):
+                best = number
         if self._wild_any is not None and self._wild_any(name):
             for match, number in self._wild:
                 if number > best and (is_folder or not rules[number].folder_only) and match(name):
@@ -162,8 +184,7 @@ def _without_trailing_spaces(line: bytes) -> bytes:
 
 def _path_pattern(pattern: bytes) -> tuple[bytes, Match | None]:
     """The literal start and a matcher of the rest; None when there is no rest."""
-    special = _SPECIAL.search(pattern)
-    cut = special.start() if special else len(pattern)
+    cut = _first_special(pattern)
     prefix, rest = pattern[:cut], pattern[cut:]
     if prefix[:1] == b"/":
         prefix = prefix[1:]
@@ -176,11 +197,33 @@ def _path_pattern(pattern: bytes) -> tuple[bytes, Match | None]:
     return prefix, lambda path: len(path) >= least and match(path)
 
 
+def _first_special(pattern: bytes) -> int:
+    """Where the literal start of a pattern ends."""
+    found = [at for special in _SPECIAL if (at := pattern.find(special)) >= 0]
+    return min(found, default=len(pattern))
+
+
+def _suffixes(pattern: bytes) -> list[bytes]:
+    """The endings a pattern like `*.log` or `*.py[cod]` stands for; none for patterns of another form."""
+    if pattern[:1] != b"*":
+        return []
+    rest = pattern[1:]
+    cut = _first_special(rest)
+    if cut == len(rest):
+        return [rest]
+    choice = rest[cut + 1 : -1]
+    if rest[cut] == 91 and rest[-1] == 93 and choice.isalnum():
+        return [rest[:cut] + bytes((char,)) for char in choice]
+    return []
+
+
 def _matches_nothing(_path: bytes) -> None:
     return None
 
 
 def _compile(expression: bytes) -> Match:
+    import re
+
     return re.compile(b"(?s:" + expression + rb")\Z").match
 
 
@@ -191,6 +234,10 @@ def translate(pattern: bytes, *, paths: bool) -> tuple[bytes, int]:
     later one: each such piece is atomic. `**` between slashes is the outer star, whose pieces are cut the
     same way.
     """
+    if _longer_than_any(pattern, paths):
+        return _NEVER
+    while b"***" in pattern:
+        pattern = pattern.replace(b"***", b"**")
     parts: list[bytes] = []  # between outer stars
     pieces: list[bytes] = []  # between inner stars, of the part in hand
     piece: list[bytes] = []
@@ -225,6 +272,16 @@ def translate(pattern: bytes, *, paths: bool) -> tuple[bytes, int]:
     pieces.append(b"".join(piece))
     parts.append(_inner(pieces, paths))
     return _outer(parts), least
+
+
+def _longer_than_any(pattern: bytes, paths: bool) -> bool:
+    """Whether a pattern asks for more bytes than a name (a path of ours) has; brackets count as one each."""
+    most = LONGEST_PATH if paths else LONGEST_NAME
+    size = len(pattern)
+    if size > most and b"[" in pattern:
+        # the brackets of honest patterns are short
+        return size > most * 8
+    return size - pattern.count(b"*") - pattern.count(b"\\") > most
 
 
 def _bounded(pattern: bytes, start: int, end: int) -> bool:
@@ -264,7 +321,7 @@ def _atom(pattern: bytes, at: int, paths: bool) -> tuple[bytes, int]:
         at += 1
         if at == len(pattern):
             return b"", -1
-    return re.escape(pattern[at : at + 1]), at + 1
+    return b"\\x%02x" % pattern[at], at + 1
 
 
 def _bracket(pattern: bytes, at: int, paths: bool) -> tuple[bytes, int]:
@@ -324,5 +381,7 @@ def _bracket(pattern: bytes, at: int, paths: bool) -> tuple[bytes, int]:
 
 
 def _members(expression: bytes) -> Iterable[int]:
+    import re
+
     match = re.compile(b"[" + expression + b"]").match
     return (byte for byte in range(256) if match(bytes((byte,))))

@@ -16,7 +16,12 @@ import os
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import check_format
-from aml_jupyter.plainjson import dumps, loads
+from aml_jupyter.plainjson import loads
+
+try:
+    from _json import encode_basestring_ascii as quoted
+except ImportError:  # an interpreter without the C parts
+    from json.encoder import encode_basestring_ascii as quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,17 +51,17 @@ class Difference(Value):
 
 def file_line(path: str, mode: int, size: int, digest: str) -> bytes:
     """A file's line; `digest` in hex."""
-    return b'["file",%s,"%o",%d,"%s"]\n' % (dumps(path).encode(), mode & 0o777, size, digest.encode())
+    return b'["file",%s,"%o",%d,"%s"]\n' % (quoted(path).encode(), mode & 0o777, size, digest.encode())
 
 
 def link_line(path: str, target: str) -> bytes:
     """A link's line."""
-    return b'["link",%s,%s]\n' % (dumps(path).encode(), dumps(target).encode())
+    return b'["link",%s,%s]\n' % (quoted(path).encode(), quoted(target).encode())
 
 
 def dir_line(path: str, mode: int) -> bytes:
     """A folder's line."""
-    return b'["dir",%s,"%o"]\n' % (dumps(path).encode(), mode & 0o777)
+    return b'["dir",%s,"%o"]\n' % (quoted(path).encode(), mode & 0o777)
 
 
 def read_manifest(store: str, snapshot_id: str) -> bytes:

@@ -16,7 +16,6 @@ import os
 from struct import Struct
 from zlib import crc32
 
-from aml_jupyter.confined import make_root
 from aml_jupyter.errors import SnapshotError
 
 TYPE_CHECKING = False
@@ -198,6 +197,8 @@ class Locked:
         self._fd = -1
 
     def __enter__(self) -> Locked:
+        from aml_jupyter.confined import make_root
+
         try:
             for name in ("/packs", "/objects", "/manifests", "/seen", "/staged"):
                 if not os.path.isdir(self._store + name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.snapshot.manifest import read_manifest, rows
@@ -27,20 +28,20 @@ def restore(store: Store, snapshot_id: str, into: str, *, force: bool = False) -
     With `force` files of the same names are replaced and all others stay. Raises SnapshotError
     `restore.not_empty`, `snapshot.unknown`, `store.damaged`, `store.no_space`.
     """
-    raise NotImplementedError
-
-
-def materialize(store: Store, snapshot_id: str, into: str) -> None:
-    """Write a snapshot into a new or empty folder."""
     plan = rows(read_manifest(store.path, snapshot_id))
-    fd = _open_empty(into)
+    fd = _open_empty(into, force=force)
     try:
         with Source(store.objects()) as source:
-            _Copy(fd, source).run(plan)
+            _Copy(fd, source, replace=force).run(plan)
     except OSError as error:
         _refuse(error, into)
     finally:
         os.close(fd)
+
+
+def materialize(store: Store, snapshot_id: str, into: str) -> None:
+    """Write a snapshot into a new or empty folder."""
+    restore(store, snapshot_id, into)
 
 
 def read(store: Store, snapshot_id: str, path: str) -> bytes:
@@ -120,10 +121,11 @@ def _damaged(digest: bytes) -> SnapshotError:
 
 
 class _Copy:
-    """Fills an empty folder."""
+    """Fills a folder; with `replace` one that may hold something."""
 
-    def __init__(self, fd: int, source: Source) -> None:
+    def __init__(self, fd: int, source: Source, *, replace: bool = False) -> None:
         self._fd = fd
+        self._replace = replace
         self._source = source
         self._masked: dict[int, bool] = {}  # modes that the umask changes
         self._late: list[tuple[str, int]] = []  # folders that get their mode at the end
@@ -140,9 +142,10 @@ class _Copy:
                 if row[0] == "file":
                     self._file(dir_fd, name, int(str(row[2]), 8), bytes.fromhex(str(row[4])))
                 elif row[0] == "link":
+                    self._make_room(dir_fd, name)
                     os.symlink(str(row[2]), name, dir_fd=dir_fd)
                 else:
-                    os.mkdir(name, 0o700, dir_fd=dir_fd)
+                    self._folder(dir_fd, name)
                     self._late.append((path, int(str(row[2]), 8)))
             for path, mode in reversed(self._late):
                 folder, _, name = path.rpartition("/")
@@ -150,7 +153,27 @@ class _Copy:
         finally:
             cursor.close()
 
+    def _make_room(self, dir_fd: int, name: str) -> None:
+        if self._replace:
+            try:
+                os.unlink(name, dir_fd=dir_fd)
+            except FileNotFoundError:
+                pass
+
+    def _folder(self, dir_fd: int, name: str) -> None:
+        try:
+            os.mkdir(name, 0o700, dir_fd=dir_fd)
+        except FileExistsError:
+            if not self._replace:
+                raise
+            if stat.S_ISDIR(os.lstat(name, dir_fd=dir_fd).st_mode):
+                os.chmod(name, 0o700, dir_fd=dir_fd)
+            else:
+                os.unlink(name, dir_fd=dir_fd)
+                os.mkdir(name, 0o700, dir_fd=dir_fd)
+
     def _file(self, dir_fd: int, name: str, mode: int, digest: bytes) -> None:
+        self._make_room(dir_fd, name)
         fd = os.open(name, _NEW, mode, dir_fd=dir_fd)
         try:
             self._set_mode(fd, mode)
@@ -184,16 +207,20 @@ def _write(fd: int, data: bytes) -> None:
         done += os.write(fd, data[done:])
 
 
-def _open_empty(into: str) -> int:
+def _open_empty(into: str, *, force: bool) -> int:
     try:
         os.makedirs(into, 0o700, exist_ok=True)
         fd = os.open(into, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         _refuse(error, into)
     with os.scandir(fd) as entries:
-        if next(entries, None) is not None:
+        if not force and next(entries, None) is not None:
             os.close(fd)
-            raise SnapshotError(f"{into} is not empty", code="restore.not_empty")
+            raise SnapshotError(
+                f"{into} is not empty",
+                code="restore.not_empty",
+                hint="Name a new folder, or use --force: it replaces files of the same names.",
+            )
     return fd
 
 
