@@ -122,7 +122,12 @@ def test_a_working_folder_that_is_not_there_says_so(tmp_path: Path, python: str)
     assert ending["error"]["code"] == "run.folder"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 2, "command": ["x"]}', "\xff"])
+SURROGATE = '{"format": 1, "run_id": "r", "cwd": "/tmp", "command": ["x"], "environment": {"A": "\\ud800"}}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": 1}', '{"format": 2, "command": ["x"]}', "\xff", SURROGATE]
+)
 def test_a_request_that_cannot_be_used_ends_the_job(tmp_path: Path, python: str, text: str) -> None:
     job = RuntimeJob(tmp_path, python=python)
     (job.job / "request.json").write_bytes(text.encode("latin-1"))

@@ -2,7 +2,7 @@
 
 import _signal
 import posix
-import select
+import resource  # noqa: F401 - wait4 needs it; now, while the script starts, it costs nothing
 import time
 
 import ending
@@ -10,21 +10,17 @@ import events
 import evidence
 import messages
 import pump
+import streams
 import tree
 from launch import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_NOT_STARTED, LINUX, utc
 
-F_SETPIPE_SZ = 1031
-PIPE_SIZE = 1 << 20
-BUFFER = 1 << 20
-FULL = 256 * 1024  # a read of this size was worth its system call
 HEARTBEAT = 2.0
 LOG_LIMIT = 1 << 30
 GRACE = 10.0
 # of what the main process leaves behind: helpers that end by themselves, TERM, KILL, giving up (seconds)
-LINGER, LINGER_TERM, LINGER_KILL = 0.25, 2.0, 4.0
-SMALL_READS_PER_SECOND = 300.0
-SMALL_READS_AT_ONCE = 64.0
+LINGER, LINGER_TERM, LINGER_KILL = 1.0, 3.0, 4.5
 SYNC_BEFORE = 16 << 20  # a longer log is made durable after the ending, not before
+DRAIN = 1.0  # seconds for the last bytes
 INFINITE = float("inf")
 
 
@@ -53,12 +49,11 @@ class Follower:
         self.journal = events.Journal(self.run_id, self.clock)
         self.log = pump.Log(int(_number(request.get("log_limit"), LOG_LIMIT)), self.journal)
         self.journal.log = self.log
-        self.messages = messages.Messages(self.journal, self.log, started, self._read_pipes)
+        self.streams = streams.Streams(started, self.log, self.journal, LINUX)
+        self.streams.take = messages.Messages(self.journal, self.log, started, self.streams.read_pipes).take
         self.tree = tree.Tree(started.pid, b"AML_JOB=" + started.job, started.reaper)
         self.deadline = self.clock.start + _number(request.get("timeout"), INFINITE)
         self.grace = _number(request.get("grace"), GRACE)
-        self.buffer = bytearray(BUFFER)
-        self.view = memoryview(self.buffer)
         self.error = None
         self.exit_code = self.signal = None
         self.usage = None
@@ -72,9 +67,6 @@ class Follower:
         self.leftovers = 0
         self.linger_step = 0
         self.linger_at = INFINITE
-        self.reads_left = SMALL_READS_AT_ONCE
-        self.read_at = 0.0
-        self.delay = 0.002
         self._prepare()
 
     def _prepare(self) -> None:
@@ -82,23 +74,6 @@ class Follower:
         self._heartbeat()
         self.ending = ending.Ending()
         self.memory = evidence.MemoryKills()
-        self.urgent, self.all = select.poll(), select.poll()
-        self.socket_fd = -1 if self.started.socket is None else self.started.socket.fileno()
-        for descriptor in (self.started.wakeup, self.socket_fd):
-            if descriptor >= 0:
-                self.urgent.register(descriptor, select.POLLIN)
-                self.all.register(descriptor, select.POLLIN)
-        self.pipes = {}
-        if self.started.pid:
-            self._open_pipes()
-
-    def _open_pipes(self) -> None:
-        self.pipes = {self.started.out: False, self.started.err: True}
-        for descriptor in self.pipes:
-            posix.set_blocking(descriptor, False)
-            self.all.register(descriptor, select.POLLIN)
-            if LINUX:
-                _enlarge(descriptor)
 
     # ---- how it starts -------------------------------------------------------------------------------------
 
@@ -140,10 +115,12 @@ class Follower:
     def loop(self) -> None:
         """Until the main process and all that came from it are gone, or cannot be ended."""
         while not self._over():
-            self._act(self._wait_batch() if self.reads_left < 0 else self.all.poll(self._milliseconds()))
+            if self.streams.move(self._seconds()):
+                self._read_wakeup()
+            self.journal.flush()
             self._tick()
 
-    def _milliseconds(self) -> float:
+    def _seconds(self) -> float:
         now = time.monotonic()
         until = min(
             self.next_beat,
@@ -152,72 +129,7 @@ class Follower:
             self.deadline,
             self.log.stretches.due(),
         )
-        return max(0.0, min(until - now, HEARTBEAT)) * 1000 + 0.5
-
-    def _wait_batch(self) -> list:
-        """Many small reads cost more than the bytes: let some gather, yet hear signals and messages."""
-        self.urgent.poll(self.delay * 1000)
-        return self.all.poll(0)
-
-    def _act(self, ready: list) -> None:
-        descriptors = [descriptor for descriptor, _ in ready]
-        # pipes first: a child's last words come before what its parent says on hearing of its end
-        if self.started.out in descriptors or self.started.err in descriptors:
-            self._pace(self._read_pipes())
-        if self.socket_fd in descriptors:
-            self._read_socket()
-        if self.started.wakeup in descriptors:
-            self._read_wakeup()
-        self.journal.flush()
-
-    def _pace(self, size: int) -> None:
-        now = time.monotonic()
-        self.reads_left = min(
-            SMALL_READS_AT_ONCE, self.reads_left + (now - self.read_at) * SMALL_READS_PER_SECOND
-        )
-        self.read_at = now
-        if size < FULL:
-            self.reads_left -= 1
-            self.delay = min(0.01, self.delay * 1.5)
-        else:
-            self.delay = max(0.001, self.delay * 0.7)
-
-    def _read_pipes(self) -> int:
-        """Read each pipe once, stdout first: what was printed comes before the error that followed it."""
-        total = 0
-        for descriptor, is_error in list(self.pipes.items()):
-            try:
-                size = posix.readv(descriptor, [self.buffer])
-            except BlockingIOError:
-                continue
-            except OSError:
-                size = 0
-            if size:
-                self.log.write(self.view[:size], is_error)
-                total += size
-            else:
-                self.all.unregister(descriptor)
-                posix.close(descriptor)
-                del self.pipes[descriptor]
-        return total
-
-    def _read_socket(self) -> int:
-        import _socket
-
-        flags = _socket.MSG_TRUNC if LINUX else 0
-        for count in range(256):
-            try:
-                size = self.started.socket.recv_into(self.buffer, messages.MESSAGE_LIMIT, flags)
-            except BlockingIOError:
-                return count
-            except OSError as error:
-                self.journal.warn("message.lost", "a message could not be received: %s" % error)
-                return count
-            if size > messages.MESSAGE_LIMIT:
-                self.journal.warn("message.too_big", "a message of %d bytes was ignored" % size)
-            else:
-                self.messages.take(bytes(self.view[:size]))
-        return 256
+        return max(0.0, min(until - now, HEARTBEAT)) + 0.0005
 
     def _read_wakeup(self) -> None:
         try:
@@ -255,6 +167,8 @@ class Follower:
                 self.exit_code = posix.WEXITSTATUS(status)
         self.kill_at = self.deadline = INFINITE
         self.linger_at = self.main_ended + (0 if self.cancel or self.timed_out else LINGER)
+        if self.killed:  # the others had their time to end by themselves
+            self.linger_step = 1
 
     def _over(self) -> bool:
         if self.main_ended == INFINITE:
@@ -333,7 +247,7 @@ class Follower:
 
     def finish(self) -> None:
         """Take what is still under way, write the last events and commit the ending."""
-        self._drain()
+        self.streams.drain(DRAIN)
         now = self.clock.elapsed()
         duration = (self.main_ended - self.clock.start) if self.main_ended < INFINITE else now
         kills = self.memory.count()
@@ -376,15 +290,6 @@ class Follower:
             max_rss=usage.ru_maxrss * (1024 if LINUX else 1) if usage else None,
         )
 
-    def _drain(self) -> None:
-        """Take all that pipes and socket hold; bounded, as what could not be ended may still write."""
-        until = time.monotonic() + 1.0
-        while time.monotonic() < until:
-            moved = self._read_socket() if self.started.socket is not None else 0
-            moved += self._read_pipes()
-            if not moved:
-                return
-
     def _remove_socket(self) -> None:
         if self.started.socket is None:
             return
@@ -416,12 +321,3 @@ def _open_quietly(path: str) -> int:
         return posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC, 0o600)
     except OSError:
         return -1
-
-
-def _enlarge(descriptor: int) -> None:
-    import fcntl
-
-    try:
-        fcntl.fcntl(descriptor, F_SETPIPE_SZ, PIPE_SIZE)
-    except OSError:  # over the user's share of pipe memory: the usual size will do
-        pass

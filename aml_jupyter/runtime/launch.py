@@ -202,6 +202,8 @@ def _start(started: Started) -> str:
         _prepare_and_spawn(started)
     except OSError as error:  # no more processes or descriptors
         return "no process could be started: %s" % error.strerror
+    except ValueError as error:  # half a surrogate pair in a name or value
+        return "request.json cannot be used: %s" % error
     return ""
 
 

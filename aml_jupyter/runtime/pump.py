@@ -3,7 +3,6 @@
 Nothing here ever blocks or stops the user's process: what cannot be written is counted and dropped.
 """
 
-import errno
 import posix
 import time
 
@@ -145,12 +144,11 @@ class Log:
         self.stretches.flush()
 
     def sync(self) -> None:
-        """Make the log durable; where the file system cannot, nothing is lost but that."""
+        """Make the log durable where the file system can."""
         try:
             posix.fsync(self.fd)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EBADF, errno.EROFS):
-                self.journal.warn("log.lost", "the log could not be made durable: %s" % error.strerror)
+        except OSError:
+            pass
 
 
 class Stretches:

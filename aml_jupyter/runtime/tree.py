@@ -45,17 +45,17 @@ def _linux_table() -> list:
     return table
 
 
-def _ps(columns: str, *options: str) -> list:
+def _ps(*options: str) -> list:
     import subprocess
 
-    command = ["ps", "-ax", *options, "-o", columns]
+    command = ["ps", "-ax", *options]
     found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
     return found.stdout.decode("utf-8", "replace").splitlines()
 
 
 def _portable_table() -> list:
     table = []
-    for line in _ps("pid=,ppid=,pgid=,stat="):
+    for line in _ps("-o", "pid=", "-o", "ppid=", "-o", "pgid=", "-o", "stat="):
         fields = line.split()
         if len(fields) == 4 and not fields[3].startswith("Z"):
             table.append(Process(*(int(one) for one in fields[:3])))
@@ -66,7 +66,7 @@ def _marked(marker: bytes) -> set:
     """Pids whose environment at their start held `marker`: what a double fork without sub-reaper hides."""
     if not LINUX:
         text = marker.decode("utf-8", "replace")
-        return {int(line.split()[0]) for line in _ps("pid=,command=", "-E") if text in line}
+        return {int(line.split()[0]) for line in _ps("-E", "-o", "pid=", "-o", "command=") if text in line}
     found = set()
     for name in posix.listdir("/proc"):
         if name.isdigit():
