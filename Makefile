@@ -55,12 +55,12 @@ clean: ## remove what the other verbs made, .venv apart
 
 # programs that some tests use; without them those tests skip by name (AML_REQUIRE makes that a failure)
 system:
-	@missing=; for program in strace setpriv unshare; do \
+	@missing=; for program in strace setpriv unshare mount; do \
 		command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get install -qq -y --no-install-recommends strace util-linux >/dev/null; \
-	else echo "not here:$$missing (tests that need them are skipped; to have them: sudo apt-get install strace util-linux)"; fi
+		apt-get install -qq -y --no-install-recommends strace util-linux mount >/dev/null; \
+	else echo "not here:$$missing (tests that need them are skipped; to have them: sudo apt-get install strace util-linux mount)"; fi
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
