@@ -10,12 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aml_jupyter.config import (
-    Secret,
-    find_project,
-    list_run_configurations,
-    list_targets,
-)
+from aml_jupyter.config import Secret, find_project
+from aml_jupyter.config.listing import compute_targets, run_configurations
 from aml_jupyter.errors import ConfigError, TargetNotFound, UsageError
 from tests.configuration import project_with
 
@@ -362,11 +358,11 @@ def test_one_line_with_an_unreadable_file_among_targets_does_not_hide_the_others
             "bad.runconfig": "Target: 1: 2",
         },
     )
-    rows = {row["name"]: row for row in list_targets(project)}
+    rows = {row["name"]: row for row in compute_targets(project)}
     assert rows["docker"]["kind"] == "docker"
     assert rows["docker"]["error"] is None
     assert "bad.compute:1" in rows["bad"]["error"]
-    runs = {row["name"]: row for row in list_run_configurations(project)}
+    runs = {row["name"]: row for row in run_configurations(project)}
     assert (runs["d"]["target"], runs["d"]["framework"]) == ("docker", "PySpark")
     assert runs["bad"]["error"]
 

@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aml_jupyter.config import (
-    Secret,
-    attach,
-    create_run_configuration,
-    detach,
-    find_project,
-    yamlfile,
-)
-from aml_jupyter.config.edit import set_keys
+from aml_jupyter.config import Secret, find_project, yamlfile
+from aml_jupyter.config.edit import attach, create_run_configuration, detach, set_keys
 from aml_jupyter.errors import ConfigError, TargetNotFound, UsageError
 from tests.configuration import project_with
 
@@ -184,8 +177,7 @@ def test_a_run_configuration_is_created_for_a_target(tmp_path: Path) -> None:
         project,
         "train",
         "local",
-        argument_vector=["train.py", "0.10"],
-        EnvironmentVariables={"A": "no", "B": ""},
+        {"argument_vector": ["train.py", "0.10"], "EnvironmentVariables": {"A": "no", "B": ""}},
     )
     assert "- train.py\n- '0.10'\n" in Path(path).read_text()
     found = project.run_configuration("train")
@@ -199,7 +191,7 @@ def test_a_run_configuration_is_created_for_a_target(tmp_path: Path) -> None:
 def test_a_run_configuration_is_changed_in_place(tmp_path: Path) -> None:
     text = "# mine\nTarget: local # here\nArgumentVector:\n  - $file   # whatever\n  - 3\nFramework: Python\n"
     project = project_with(tmp_path, {"t.runconfig": text})
-    create_run_configuration(project, "t", "local", framework="PySpark", argument_vector=["a.py"])
+    create_run_configuration(project, "t", "local", {"framework": "PySpark", "argument_vector": ["a.py"]})
     found = Path(project.root, "aml_config", "t.runconfig").read_text()
     assert found.startswith('# mine\nTarget: local # here\nArgumentVector: ["a.py"]\nFramework: PySpark\n')
     assert project.run_configuration("t").argument_vector == ("a.py",)
@@ -300,3 +292,21 @@ def _written(value: object) -> object:
     if isinstance(value, list):
         return [str(item) for item in value]
     return None if value is None else str(value)
+
+
+def test_text_of_a_command_line_becomes_flags_lists_and_maps(tmp_path: Path) -> None:
+    project = find_project(str(tmp_path))
+    compute = attach(project, "d", "docker", sharedVolumes="False", base_docker_image="true")[0]
+    assert "sharedVolumes: false\n" in Path(compute).read_text()
+    assert "baseDockerImage: 'true'\n" in Path(compute).read_text()
+    given = {"ArgumentVector": "[a.py, '1']", "EnvironmentVariables": "{A: no}", "PrepareEnvironment": "true"}
+    create_run_configuration(project, "r", "d", given)
+    found = project.run_configuration("r")
+    assert found.argument_vector == ("a.py", "1")
+    assert found.environment_variables == {"A": "no"}
+    assert found.prepare_environment
+    assert found.warnings == ()
+    with pytest.raises(ConfigError):
+        attach(project, "d", "docker", sharedVolumes="maybe")
+    with pytest.raises(ConfigError):
+        create_run_configuration(project, "r", "d", {"ArgumentVector": "[a"})

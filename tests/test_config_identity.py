@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aml_jupyter.config import find_project, name_project
+from aml_jupyter.config import find_project
+from aml_jupyter.config.edit import name_project
 from aml_jupyter.config.identity import name_problem, plain_name
 from aml_jupyter.errors import ConfigError, UsageError
 

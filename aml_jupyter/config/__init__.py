@@ -1,5 +1,6 @@
 """Projects, their compute targets and their run configurations: the only reader of `aml_config/`.
 
+`listing` gives them as plain data, `edit` writes their files.
 Reading a file that was read before imports neither yaml nor pydantic (`cache`).
 """
 
@@ -12,7 +13,7 @@ from aml_jupyter.frozen import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
 FILE_SELECTED = "$file"
@@ -341,73 +342,3 @@ def _overlaid(target: Target, settings: Mapping[str, Any]) -> Target:
     if changes.pop("docker", False) and target.kind in ("local", "remote"):
         changes["kind"] = "docker" if target.kind == "local" else "remotedocker"
     return target.replace(**changes)
-
-
-def list_targets(project: Project) -> list[dict[str, Any]]:
-    """Every target as `{name, kind, file, warnings, error}`; a damaged file is told in `error`."""
-    return [_listed(project.target, name, ("kind",)) for name in project.targets()]
-
-
-def list_run_configurations(project: Project) -> list[dict[str, Any]]:
-    """Every run configuration as `{name, target, framework, file, warnings, error}`."""
-    return [
-        _listed(project.run_configuration, name, ("target", "framework"))
-        for name in project.run_configurations()
-    ]
-
-
-def _listed(
-    read: Callable[[str], Target | RunConfiguration], name: str, columns: tuple[str, ...]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": name,
-        **dict.fromkeys(columns),
-        "file": None,
-        "warnings": [],
-        "error": None,
-    }
-    try:
-        found = read(name)
-    except ConfigError as error:
-        return {**row, "error": str(error)}
-    values = {column: getattr(found, column) for column in columns}
-    return {**row, **values, "file": found.file, "warnings": list(found.warnings)}
-
-
-def attach(project: Project, name: str, kind: str, **keys: Any) -> tuple[str, ...]:
-    """Write `<name>.compute` and `<name>.runconfig`, or change them in place; returns the paths written.
-
-    `keys` are those of the file, also in snake case.  Raises UsageError for an unknown kind or key,
-    ConfigError for a wrong value.
-    """
-    from aml_jupyter.config import edit
-
-    return edit.attach(project, name, kind, keys)
-
-
-def detach(project: Project, name: str) -> tuple[str, ...]:
-    """Remove `<name>.compute`, and `<name>.runconfig` where it runs there; returns the paths removed.
-
-    Raises TargetNotFound.
-    """
-    from aml_jupyter.config import edit
-
-    return edit.detach(project, name)
-
-
-def create_run_configuration(project: Project, name: str, target: str, **keys: Any) -> str:
-    """Write `<name>.runconfig`, or change it in place; returns its path.
-
-    Raises TargetNotFound, UsageError for an unknown key, ConfigError for a wrong value.
-    """
-    from aml_jupyter.config import edit
-
-    return edit.create_run_configuration(project, name, target, keys)
-
-
-def name_project(project: Project, name: str) -> Project:
-    """Name a project for good, in its `.azureml/project.json`.  Raises UsageError for an unfit name."""
-    from aml_jupyter.config import edit
-
-    edit.name_project(project, name)
-    return find_project(project.root)

@@ -58,7 +58,7 @@ def conda(data: bytes, path: str) -> Parsed:
     pip: list[str] = []
     for number, item in enumerate(_list(reader, "dependencies")):
         place: Path = ("dependencies", number)
-        if isinstance(item, dict):
+        if isinstance(item, dict) and item:
             pip += _pip_section(reader, item, place)
         elif isinstance(item, str):
             _conda_item(reader, item, place, packages, pip)
@@ -183,8 +183,7 @@ def _conda_package(reader: models.Reader, text: str, place: Path, packages: list
 
 
 def _pip_section(reader: models.Reader, item: dict[str, Any], place: Path) -> list[str]:
-    if set(item) != {"pip"}:
-        other = next(key for key in item if key != "pip")
+    for other in (key for key in item if key != "pip"):
         reader.problem(
             (*place, other), "only `pip:` may hold a list here", f"Write `- {other}=version`.", at_key=True
         )

@@ -14,6 +14,7 @@ from aml_jupyter.errors import ConfigError, TargetNotFound, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from pydantic import BaseModel
@@ -60,8 +61,13 @@ _TEMPLATES: dict[str, dict[str, Any]] = {
 }
 
 
-def attach(project: Project, name: str, kind: str, keys: dict[str, Any]) -> tuple[str, ...]:
-    """Write `<name>.compute` and `<name>.runconfig`; returns the paths that were written."""
+def attach(project: Project, name: str, kind: str, **keys: Any) -> tuple[str, ...]:
+    """Write `<name>.compute` and `<name>.runconfig`, or change them in place; returns the paths written.
+
+    `keys` are those of the file, also in snake case; text is taken as a command line gives it
+    (`shared_volumes="true"`).  Raises UsageError for an unfit name, kind or key, ConfigError for a wrong
+    value.
+    """
     kind = models.KINDS.get(kind.lower(), kind)
     if kind not in _TEMPLATES:
         guess = nearest(kind, _TEMPLATES)
@@ -85,7 +91,10 @@ def attach(project: Project, name: str, kind: str, keys: dict[str, Any]) -> tupl
 
 
 def detach(project: Project, name: str) -> tuple[str, ...]:
-    """Remove `<name>.compute`, and `<name>.runconfig` where it runs there; returns what was removed."""
+    """Remove `<name>.compute`, and `<name>.runconfig` where it runs there; returns the paths removed.
+
+    Raises TargetNotFound.
+    """
     compute = f"{project.config_directory}/{name}.compute"
     _check_name(name)
     if not os.path.lexists(compute):
@@ -103,22 +112,32 @@ def detach(project: Project, name: str) -> tuple[str, ...]:
     return tuple(removed)
 
 
-def create_run_configuration(project: Project, name: str, target: str, keys: dict[str, Any]) -> str:
-    """Write `<name>.runconfig` for a target; returns its path."""
+def create_run_configuration(
+    project: Project, name: str, target: str, keys: Mapping[str, Any] | None = None
+) -> str:
+    """Write `<name>.runconfig` for a target, or change it in place; returns its path.
+
+    Raises TargetNotFound, UsageError for an unfit name or key, ConfigError for a wrong value.
+    """
     _check_name(name)
-    kind = project.target(target).kind
-    given = _as_written(models.RunConfigurationFile, keys)
+    found = project.target(target)
+    given = _as_written(models.RunConfigurationFile, keys or {})
     path = f"{project.config_directory}/{name}.runconfig"
-    settings = {**_run_settings(target), "Framework": _framework(kind, {"baseDockerImage": None})}
+    settings = {
+        **_run_settings(target),
+        "Framework": _framework(found.kind, {"baseDockerImage": found.base_docker_image}),
+    }
     text = _changed(path, settings, {**given, "Target": target})
     parse.run_configuration(text.encode(), path)
     _write(path, text)
     return path
 
 
-def name_project(project: Project, name: str) -> str:
-    """Give a folder its name for good: write `.azureml/project.json`; returns its path."""
+def name_project(project: Project, name: str) -> Project:
+    """Name a folder for good, in its `.azureml/project.json`.  Raises UsageError for an unfit name."""
     import uuid
+
+    from aml_jupyter.config import find_project
 
     problem = name_problem(name)
     if problem:
@@ -132,7 +151,7 @@ def name_project(project: Project, name: str) -> str:
     else:
         document["Scope"] = f"/accounts/{project.account}/workspaces/{project.workspace}/projects/{name}"
     _write(path, json.dumps(document, indent=2) + "\n")
-    return path
+    return find_project(project.root)
 
 
 def _run_settings(target: str) -> dict[str, Any]:
@@ -166,7 +185,7 @@ def _check_name(name: str) -> None:
         )
 
 
-def _as_written(model: type[BaseModel], keys: dict[str, Any]) -> dict[str, Any]:
+def _as_written(model: type[BaseModel], keys: Mapping[str, Any]) -> dict[str, Any]:
     """Keys by the names they have in the file; `base_docker_image` and `baseDockerImage` both do."""
     names = {name: field.alias or name for name, field in model.model_fields.items()}
     names |= {alias: alias for alias in names.values()}
@@ -174,7 +193,19 @@ def _as_written(model: type[BaseModel], keys: dict[str, Any]) -> dict[str, Any]:
         if key not in names:
             guess = nearest(key, names)
             raise UsageError(f"unknown key {key!r}", hint=f"Did you mean {guess}?" if guess else "")
-    return {names[key]: value for key, value in keys.items()}
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    return {names[key]: _typed(fields[names[key]].metadata, value) for key, value in keys.items()}
+
+
+def _typed(metadata: list[Any], value: object) -> object:
+    """What text of a command line stands for: true of a flag, `[a, b]` of a list, `{a: b}` of a map."""
+    if not isinstance(value, str):
+        return value
+    if models.FLAG in metadata and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if any(one in metadata for one in models.COLLECTIONS) and value[:1] in ("[", "{"):
+        return parse.plain(yamlfile.load(value.encode(), value).data)
+    return value
 
 
 def _changed(path: str, template: dict[str, Any], given: dict[str, Any]) -> str:

@@ -167,12 +167,16 @@ def _as_username(value: object, info: ValidationInfo) -> str | None:
     return text
 
 
+# `edit` asks for these: what text of a command line stands for depends on the key
+FLAG = BeforeValidator(_as_flag)
+COLLECTIONS = (BeforeValidator(as_arguments), BeforeValidator(_as_variables), BeforeValidator(_as_map))
+
 Text = Annotated[str | None, BeforeValidator(_as_text)]
-Flag = Annotated[bool | None, BeforeValidator(_as_flag)]
+Flag = Annotated[bool | None, FLAG]
 Number = Annotated[int | None, BeforeValidator(_as_number)]
-Arguments = Annotated[list[str] | None, BeforeValidator(as_arguments)]
-Variables = Annotated[dict[str, str], BeforeValidator(_as_variables)]
-Map = Annotated[dict[str, Any], BeforeValidator(_as_map)]
+Arguments = Annotated[list[str] | None, COLLECTIONS[0]]
+Variables = Annotated[dict[str, str], COLLECTIONS[1]]
+Map = Annotated[dict[str, Any], COLLECTIONS[2]]
 Framework = Annotated[Literal["Python", "PySpark"] | None, BeforeValidator(_as_framework)]
 Address = Annotated[str | None, BeforeValidator(_as_address)]
 Username = Annotated[str | None, BeforeValidator(_as_username)]
