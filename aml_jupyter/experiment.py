@@ -10,17 +10,18 @@ import os
 import sys
 import time
 
-from aml_jupyter import installation, plainjson, processes, runs
+from aml_jupyter import installation, processes, runs
 from aml_jupyter.config import aml_home, find_project
 from aml_jupyter.confined import read_bounded, write_atomic
-from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, RunFailed, UsageError
+from aml_jupyter.errors import ConfigError, ConfinedError, RunFailed, UsageError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
+from aml_jupyter.starting import Starter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from aml_jupyter.config import Project, RunConfiguration, Target
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 # bytes of a script that are looked through before the run
 LARGEST_SCRIPT = 4 << 20
-PACKAGE = os.path.dirname(os.path.abspath(__file__))
-# what the notebook's kernel leaves in its environment and no run should meet
-KERNEL_VARIABLES = ("JPY_", "MPLBACKEND", "PYDEVD_")
 
 
 class Request(Value):
@@ -79,52 +77,6 @@ class Plan(Value):
     source_run: RunDirectory | None = None
 
 
-class Starter:
-    """A supervisor that is starting and waits to be told its run."""
-
-    def __init__(self) -> None:
-        read, self._write = os.pipe()
-        try:
-            self._pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-S", "-E", "-s", PACKAGE + "/supervisor.py"],
-                run_environment(),
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, read, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, 1, 2),
-                ],
-                setsid=True,
-            )
-        finally:
-            os.close(read)
-
-    def go(self, directory: str, secrets: Mapping[str, str]) -> None:
-        """Tell the run directory; variables that may be written nowhere go the same way."""
-        order = plainjson.dumps({"directory": directory, "environment": dict(secrets)}).encode() + b"\n"
-        try:
-            os.write(self._write, order)
-        except BrokenPipeError:
-            raise AmlError(
-                "the run's supervisor did not start",
-                code="supervisor.error",
-                hint=f"Start it again: aml resume {os.path.basename(directory)}",
-            ) from None
-        finally:
-            self.leave()
-
-    def leave(self) -> None:
-        """Close the pipe: a supervisor that was told nothing ends by itself."""
-        os.close(self._write)
-        # the process that was started has handed over to its child at once: this does not wait for the run
-        os.waitpid(self._pid, 0)
-
-
-def run_environment() -> dict[str, str]:
-    """This process's environment without what belongs to its kernel."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(KERNEL_VARIABLES)}
-
-
 def plan(request: Request, project: Project | None = None) -> Plan:
     """Resolve a request against the configuration; nothing is copied, sent or started.
 
@@ -156,14 +108,17 @@ def plan(request: Request, project: Project | None = None) -> Plan:
     )
 
 
-def submit(request: Request, project: Project | None = None) -> RunDirectory:
+def submit(
+    request: Request, project: Project | None = None, start: Callable[[], Starter] = Starter
+) -> RunDirectory:
     """Take the snapshot, write the run and hand it to a supervisor; returns as soon as the run exists.
 
-    Raises what `plan` raises, SnapshotError, ValueTransferError.  Nothing is left when it raises.
+    `start` makes the supervisor: a new process unless the caller has one ready.  Raises what `plan` raises,
+    SnapshotError, ValueTransferError.  Nothing is left when it raises.
     """
     planned = plan(request, project)
     # its interpreter starts while the snapshot is taken
-    starter = Starter()
+    starter = start()
     try:
         directory = _write(planned)
     except BaseException:

@@ -2,8 +2,8 @@
 
 Started by file path as `python -S -E -s supervisor.py`, before the run exists, so that its start overlaps
 with the snapshot.  It waits on standard input for one line of JSON,
-`{"directory": ..., "environment": {...}}`: the run directory, and variables that may not be written anywhere.
-End of input without a line means that nothing was submitted.
+`{"directory": ..., "environment": {...}, "secrets": {...}}`: the run directory, the environment of the run,
+and variables that may not be written anywhere.  End of input without a line: nothing was submitted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def main() -> None:
         return
     order = plainjson.loads(message)
     os.chdir("/")
-    supervise(order["directory"], order["environment"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    supervise(order["directory"], order["secrets"])
 
 
 def _get_ready() -> None:

@@ -2,7 +2,8 @@
 
     python benchmarks/local_run.py [--rounds 15]
 
-In turn, in one session: the script alone; runs from a warm process, 10 and 2,000 files; `aml run`.
+In turn, in one session: the script alone; runs from a warm process, with and without a supervisor on standby
+as a notebook keeps one; `aml run`.
 CPU counts every process that belongs to a run, its supervisor and runtime included: this process adopts them.
 Ratios are medians of the ratios of each round.
 """
@@ -22,6 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from aml_jupyter.starting import Standby, Starter
+
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -31,19 +34,21 @@ def adopt_orphans() -> None:
 
 
 def reap() -> None:
-    """Wait for every process that was started."""
-    while True:
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+    """Take the times of every process that has ended; a supervisor on standby goes on."""
+    time.sleep(0.05)
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
 
 
-def measure(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall and CPU seconds, own and children's."""
+def measure(work: Callable[[], object], afterwards: Callable[[], None] = lambda: None) -> tuple[float, float]:
+    """Wall seconds of `work`, CPU seconds of it and of what is done afterwards; own and children's."""
     before, began = _cpu(), time.perf_counter()
     work()
     wall = time.perf_counter() - began
+    afterwards()
     reap()
     return wall, _cpu() - before
 
@@ -67,15 +72,16 @@ def make_project(folder: Path, files: int, size: int) -> Path:
     return folder
 
 
-def in_process(project: Path) -> Callable[[], object]:
+def in_process(project: Path, standby: Standby | None = None) -> Callable[[], object]:
     """A run from this warm process, to its final record."""
     from aml_jupyter import experiment
     from aml_jupyter.config import find_project
 
     found = find_project(str(project))
+    start = standby.take if standby else Starter
 
     def run() -> None:
-        record = experiment.wait(experiment.submit(experiment.Request(script="hi.py"), found))
+        record = experiment.wait(experiment.submit(experiment.Request(script="hi.py"), found, start))
         assert record.status == "Completed", record
 
     return run
@@ -115,11 +121,13 @@ def main() -> None:
         large = make_project(Path(scratch, "large"), 2000, 12_500)
         aml = str(Path(sys.executable).parent / "aml")
         script = [sys.executable, "hi.py"]
-        copies = iter(range(10_000))
+        copies, standby = iter(range(10_000)), Standby()
         cases: dict[str, Callable[[], object]] = {
             "bare script": command(*script, folder=small),
             "run, 10 files": in_process(small),
+            "run, 10 files, standby": in_process(small, standby),
             "run, 2,000 files": in_process(large),
+            "run, 2,000 files, standby": in_process(large, standby),
             "plain copy, 2,000 files": lambda: shutil.copytree(large, f"{scratch}/copy{next(copies)}"),
             "aml run, 10 files": command(aml, "run", "local", "hi.py", folder=small),
         }
@@ -128,9 +136,10 @@ def main() -> None:
         results: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
         for _ in range(rounds):
             for name, work in cases.items():
-                results[name].append(measure(work))
+                results[name].append(measure(work, standby.refill if "standby" in name else lambda: None))
         detached = returning(small)
         returns = statistics.median(detached() for _ in range(rounds))
+        standby.close()
         reap()
     report(results, returns)
 
@@ -138,19 +147,19 @@ def main() -> None:
 def report(results: dict[str, list[tuple[float, float]]], returns: float) -> None:
     """Print medians, and ratios to the bare script of the same round."""
     floor = results["bare script"]
-    print(f"{'':<26}{'wall ms':>9}{'CPU ms':>9}{'wall x':>9}{'CPU x':>9}")
+    print(f"{'':<28}{'wall ms':>9}{'CPU ms':>9}{'wall x':>9}{'CPU x':>9}")
     for name, rows in results.items():
         wall, cpu = (statistics.median(row[i] for row in rows) * 1000 for i in (0, 1))
         ratios = [
             statistics.median(row[i] / base[i] for row, base in zip(rows, floor, strict=True)) for i in (0, 1)
         ]
-        print(f"{name:<26}{wall:9.1f}{cpu:9.1f}{ratios[0]:9.2f}{ratios[1]:9.2f}")
+        print(f"{name:<28}{wall:9.1f}{cpu:9.1f}{ratios[0]:9.2f}{ratios[1]:9.2f}")
     copies = results["plain copy, 2,000 files"]
     both = [base[0] * 3 + copy[0] for base, copy in zip(floor, copies, strict=True)]
     large = statistics.median(
-        row[0] / allowed for row, allowed in zip(results["run, 2,000 files"], both, strict=True)
+        row[0] / allowed for row, allowed in zip(results["run, 2,000 files, standby"], both, strict=True)
     )
-    print(f"\n2,000 files / (3 x bare + one copy): {large:.2f}")
+    print(f"\n2,000 files, standby / (3 x bare + one copy): {large:.2f}")
     print(f"a detached call returns {returns * 1000:.1f} ms after its snapshot")
     print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors, Python {sys.version.split()[0]}")
 

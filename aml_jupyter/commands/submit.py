@@ -161,12 +161,13 @@ def do_run(options: Namespace, screen: Screen) -> int:
 def submit_and_follow(request: Request, project: Project, options: Namespace, screen: Screen) -> int:
     """What every way to submit from a terminal does."""
     from aml_jupyter import experiment
+    from aml_jupyter.starting import ForkedStarter
 
     if options.dry_run:
         from aml_jupyter.commands.files import show_plan
 
         return show_plan(experiment.plan(request, project), screen, as_json=options.json)
-    directory = experiment.submit(request, project)
+    directory = experiment.submit(request, project, ForkedStarter)
     if options.detach:
         if options.json:
             screen.json({"run_id": directory.run_id})

@@ -1,0 +1,137 @@
+"""Starts supervisors, early: while one starts, the snapshot is taken."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from aml_jupyter import plainjson
+from aml_jupyter.errors import AmlError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SUPERVISOR = os.path.dirname(os.path.abspath(__file__)) + "/supervisor.py"
+# what a notebook's kernel leaves in its environment and no run should meet
+KERNEL_VARIABLES = ("JPY_", "MPLBACKEND", "PYDEVD_")
+
+
+class Starter:
+    """A supervisor that is starting and waits to be told its run.
+
+    A new interpreter without site: whatever the caller has loaded, holds open or shares stays out of it.
+    """
+
+    def __init__(self) -> None:
+        read, self._write = os.pipe()
+        try:
+            self._pid = self._start(read)
+        finally:
+            os.close(read)
+
+    def _start(self, read: int) -> int:
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-S", "-E", "-s", SUPERVISOR],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, read, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+
+    def go(self, directory: str, secrets: Mapping[str, str]) -> None:
+        """Tell the run directory, with this process's environment as it is now and `secrets` on top of it.
+
+        Variables that may be written nowhere go this way.  Raises AmlError `supervisor.error`.
+        """
+        order = {"directory": directory, "environment": run_environment(), "secrets": dict(secrets)}
+        try:
+            _write_all(self._write, plainjson.dumps(order).encode() + b"\n")
+        except BrokenPipeError:
+            raise AmlError(
+                "the run's supervisor did not start",
+                code="supervisor.error",
+                hint=f"Start it again: aml resume {os.path.basename(directory)}",
+            ) from None
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Close the pipe: a supervisor that was told nothing ends by itself."""
+        os.close(self._write)
+        # the process that was started hands over to its child at once: this does not wait for the run
+        try:
+            os.waitpid(self._pid, 0)
+        except ChildProcessError:  # this process has its children taken in by somebody else
+            return
+
+
+class ForkedStarter(Starter):
+    """A supervisor that is a fork of this process: for a command, which has one thread and nothing to share.
+
+    It costs a fifth of a new interpreter that loads the same modules again.
+    """
+
+    def _start(self, read: int) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            _become_supervisor(read)
+        finally:
+            os._exit(1)
+
+
+def _become_supervisor(read: int) -> None:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for number, source in enumerate((read, null, null)):
+        os.dup2(source, number)
+    os.closerange(3, 256)
+    from aml_jupyter import supervisor
+
+    supervisor.main()
+    os._exit(0)
+
+
+class Standby:
+    """Keeps one supervisor started ahead, for a process that submits again and again.
+
+    `take` is what `submit` asks for; `refill` is for a moment in which nobody waits.  A supervisor that was
+    started ahead and never told a run ends with this process.
+    """
+
+    def __init__(self) -> None:
+        self._ready: Starter | None = None
+
+    def take(self) -> Starter:
+        """The one that is ready, or a new one."""
+        starter, self._ready = self._ready, None
+        return starter or Starter()
+
+    def refill(self) -> None:
+        """Start the next one."""
+        if self._ready is None:
+            self._ready = Starter()
+
+    def close(self) -> None:
+        """Let go of the one that is ready."""
+        starter, self._ready = self._ready, None
+        if starter:
+            starter.leave()
+
+
+def run_environment() -> dict[str, str]:
+    """This process's environment without what belongs to its kernel."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(KERNEL_VARIABLES)}
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
