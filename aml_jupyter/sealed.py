@@ -46,11 +46,11 @@ def unseal(data: bytes, path: str) -> dict[str, Any]:
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:
-    """The one way in which a document is written: sorted keys, ASCII, no spaces."""
+    """The one way in which a document is written: keys in their order, ASCII, no spaces."""
     try:
-        text = plainjson.dumps(document, sort_keys=True, allow_nan=False)
+        text = plainjson.dumps(document, allow_nan=False)
     except ValueError:  # NaN and the infinities are no JSON: carried by name
-        text = plainjson.dumps(_named(document), sort_keys=True, allow_nan=False)
+        text = plainjson.dumps(_named(document), allow_nan=False)
     return text.encode("ascii")
 
 

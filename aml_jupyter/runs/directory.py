@@ -205,9 +205,13 @@ def next_run_number(directory: RunDirectory) -> int:
     with exclusive(folder + "/.run_number") as fd:
         text = os.pread(fd, 32, 0).strip()
         # a lost counter goes on behind the runs that are there
-        last = int(text) if text.isdigit() else len([n for n in os.listdir(folder) if n[0] != "."]) - 1
+        last = int(text) if text.isdigit() else _count_runs(folder)
         os.pwrite(fd, b"%d\n" % (last + 1), 0)
     return last + 1
+
+
+def _count_runs(folder: str) -> int:
+    return sum(os.path.exists(f"{folder}/{name}/run.json") for name in os.listdir(folder))
 
 
 def mark_changed(directory: RunDirectory) -> None:

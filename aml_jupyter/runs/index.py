@@ -91,6 +91,10 @@ class History:
         self._db = self._identity = None
         self._in_memory = False
 
+    def forget(self) -> None:
+        """Decode rows anew from now on."""
+        self._decoded.clear()
+
     # -- questions
 
     def rows(
@@ -317,7 +321,7 @@ class History:
     def _renew(self, damage: str) -> None:
         """Make the index anew from the run directories; what was there is set aside, never deleted."""
         self.close()
-        self._decoded.clear()
+        self.forget()
         try:
             with exclusive(self.home + "/index.lock"):
                 if damage or _identity(self.path) is None:
@@ -331,12 +335,13 @@ class History:
     def _make(self, damage: str) -> None:
         new = f"{self.path}.new"
         schema.remove_files(new)
+        # its journal will have the same permissions
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         db = schema.connect(new)
         try:
             # nobody sees this file before it is whole
             db.execute("PRAGMA synchronous = OFF")
-            schema.create(db)
-            _take_in(db, self.home)
+            schema.create(db, lambda: _take_in(db, self.home))
             schema.set_boot(db)
         except sqlite3.Error:
             db.close()
@@ -361,7 +366,7 @@ class History:
     def rebuild(self) -> int:
         """Make the index anew from the run directories; how many runs it holds."""
         self.close()
-        self._decoded.clear()
+        self.forget()
         make_root(self.home)
         try:
             with exclusive(self.home + "/index.lock"):

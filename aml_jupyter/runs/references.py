@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from aml_jupyter.runs.index import History
 
 
+_WORDS = "@last, @last~1, @best:METRIC, @min:METRIC, @cell, a run id, the beginning of one, or a name."
+
+
 def find(
     reference: str,
     home: str,
@@ -28,6 +31,8 @@ def find(
 
     Raises RunNotFound `run.unknown` with the nearest ids and names, `run.ambiguous` with the candidates.
     """
+    if not reference:
+        raise UsageError("a reference to a run may not be empty", code="run.unknown", hint=_WORDS)
     exact = at(home, reference)
     if exact is not None:
         return exact
@@ -66,7 +71,7 @@ def _by_word(
     raise UsageError(
         f"{reference!r} is no reference to a run",
         code="run.unknown",
-        hint="@last, @last~1, @best:METRIC, @min:METRIC, @cell, a run id, the beginning of one, or a name.",
+        hint=_WORDS,
     )
 
 

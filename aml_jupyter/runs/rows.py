@@ -155,7 +155,8 @@ def split_order(order_by: str) -> tuple[str, bool]:
 def runs_frame(rows: Iterable[Row]) -> Any:
     """Rows as a pandas DataFrame; what is nested becomes columns `metrics.acc`, `params.lr`, `tags.x`.
 
-    Of a metric that was logged several times the last value is there, as MLflow has it. Raises ImportError without pandas.
+    Of a metric that was logged several times the last value is there, as MLflow has it. Raises ImportError
+    without pandas.
     """
     import pandas as pd
 

@@ -13,7 +13,7 @@ from aml_jupyter.runs.rows import encode, metric_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from aml_jupyter.runs.rows import Row
 
@@ -83,14 +83,16 @@ def connect(path: str) -> sqlite3.Connection:
     return db
 
 
-def create(db: sqlite3.Connection) -> None:
-    """Make the tables in an empty database."""
+def create(db: sqlite3.Connection, fill: Callable[[], None] | None = None) -> None:
+    """Make the tables in an empty database; `fill` is called before they are sorted, which is faster."""
     db.execute(f"PRAGMA application_id = {_APPLICATION}")
-    db.execute("BEGIN IMMEDIATE")
-    for statement in (*_TABLES, *_INDEXES):
+    for statement in _TABLES:
+        db.execute(statement)
+    if fill is not None:
+        fill()
+    for statement in _INDEXES:
         db.execute(statement)
     db.execute(f"PRAGMA user_version = {VERSION}")
-    db.execute("COMMIT")
 
 
 def version_of(db: sqlite3.Connection) -> int:
