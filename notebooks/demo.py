@@ -60,9 +60,8 @@ def main() -> None:
     execute(HERE / "quickstart.ipynb", target)
     runs = [row for row in aml("runs") if datetime.fromisoformat(row["created_utc"]) >= started]
     for row in reversed(runs):
-        print(
-            f"\n{row['run_id']}  {row['status']}  {row['duration']:.2f} s  {row['name'] or row['script_name']}"
-        )
+        title = row["name"] or row["script_name"]
+        print(f"\n{row['run_id']}  {row['status']}  {row['duration']:.2f} s  {title}")
         for name, value in row["metrics"].items():
             print(f"  metric    {name} = {value}")
         for artifact in aml("ls", row["run_id"]):
