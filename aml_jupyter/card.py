@@ -236,7 +236,7 @@ def _plain_sections(card: Card) -> Iterable[tuple[str, Sequence[str]]]:
     if card.warnings:
         yield "warning", [_text(text).replace("\n", " ") for text in card.warnings[:MOST]]
     if card.tail and not card.output_shown:
-        yield "log", card.tail.split("\n")
+        yield "log", last_lines(card.tail).split("\n")
     if more := _unshown(card):
         yield "more", [more]
 
@@ -527,12 +527,10 @@ def _page_artifacts(card: Card) -> str:
     )
     rest = escape(_more(card.artifacts_count - len(card.artifacts)))
     first = card.artifacts[0].path
-    commands = f"{_code(_fetch_one(card))} or {_code(f'aml_jupyter.run({card.run_id!r}).read({first!a})')}"
+    commands = _code(f"%aml get {card.run_id} {_quoted(first)}")
+    if len(first) <= LONGEST_WORD:
+        commands += " or " + _code(f"aml_jupyter.run({card.run_id!r}).read({first!a})")
     return f'<div>{files}{rest}</div><div style="margin-top:2px">{commands}</div>'
-
-
-def _fetch_one(card: Card) -> str:
-    return f"%aml get {card.run_id} {_quoted(card.artifacts[0].path)}"
 
 
 def _page_not_kept(card: Card) -> str:
@@ -552,5 +550,5 @@ def _log(card: Card) -> str:
     )
     return (
         f'<details{opened} style="margin-top:8px"><summary style="cursor:pointer;{_MUTED}">End of the log'
-        f'</summary><pre style="{style}">{escape(page_text(card.tail))}</pre></details>'
+        f'</summary><pre style="{style}">{escape(last_lines(card.tail))}</pre></details>'
     )
