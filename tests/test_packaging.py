@@ -30,7 +30,7 @@ def test_the_wheel_holds_every_file_of_the_runtime(wheel: set[str]) -> None:
     runtime = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "aml_jupyter" / "runtime").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.suffix == ".py"
     }
     assert "aml_jupyter/runtime/main.py" in runtime
     assert runtime <= wheel
