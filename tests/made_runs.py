@@ -42,6 +42,11 @@ def end(directory: RunDirectory, status: str = "Completed", **fields: Any) -> Re
     return record
 
 
+def change(directory: RunDirectory, **fields: Any) -> None:
+    """Tell something of an ended run that is known later."""
+    assert runs.write_record(directory, runs.load_record(directory).replace(**fields), sync=False)
+
+
 def finished(home: str, project: Project = PROJECT, **fields: Any) -> RunDirectory:
     """A run that completed."""
     directory = submit(home, project, **fields)

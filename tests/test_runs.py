@@ -19,6 +19,7 @@ from aml_jupyter import processes, runs
 from aml_jupyter.errors import AmlError, FormatError, HistoryError, RunNotFound, UsageError
 from aml_jupyter.job import Exit
 from aml_jupyter.runs import Record
+from aml_jupyter.runs.directory import entered
 from aml_jupyter.sealed import seal, unseal
 from tests.made_runs import (
     PROJECT,
@@ -384,7 +385,8 @@ def test_an_id_file_never_leads_outside_the_runs(home: str) -> None:
     for text in ("../../etc", "/etc/passwd", f"runs/../../x/y/{directory.run_id}", "runs/a/b/c/other"):
         with open(f"{home}/ids/{directory.run_id}", "w") as file:
             file.write(text)
-        assert runs.at(home, directory.run_id) is None
+        assert runs.at(home, directory.run_id) == directory
+        assert entered(home, directory.run_id) is None
 
 
 # -- removal

@@ -10,7 +10,7 @@ import time
 from aml_jupyter.confined import MissingFile, Root, read_bounded
 from aml_jupyter.errors import AmlError
 from aml_jupyter.frozen import Value
-from aml_jupyter.runs.directory import LARGEST, RunDirectory, all_directories, at, project_folders
+from aml_jupyter.runs.directory import LARGEST, RunDirectory, all_directories, entered, project_folders
 from aml_jupyter.runs.evidence import read_labels
 from aml_jupyter.runs.record import load_record
 from aml_jupyter.sealed import unseal
@@ -85,7 +85,7 @@ def _check_run(directory: RunDirectory) -> Iterator[Finding]:
             message=f"it is the record of {record.run_id}",
             hint="Give the folder its own name again.",
         )
-    if at(directory.home, directory.run_id) is None:
+    if not os.path.lexists(f"{directory.home}/ids/{directory.run_id}"):
         yield Finding(
             code="id.missing",
             path=f"{directory.home}/ids/{directory.run_id}",
@@ -233,7 +233,7 @@ def _check_ids(home: str, directories: dict[str, RunDirectory]) -> Iterator[Find
                 yield Finding(
                     code="id.orphan", path=path, message=message, hint="Remove the file.", run_id=run_id
                 )
-        elif at(home, run_id) is None and os.path.exists(directories[run_id].run_json):
+        elif entered(home, run_id) is None and os.path.exists(directories[run_id].run_json):
             message = "it does not say where the run is"
             hint = "aml check --rebuild writes it again."
             yield Finding(code="id.damaged", path=path, message=message, hint=hint, run_id=run_id)

@@ -7,8 +7,8 @@ import os
 import time
 
 from aml_jupyter import plainjson
-from aml_jupyter.confined import MissingFile, make_root, read_bounded, remove_tree, write_atomic
-from aml_jupyter.errors import HistoryError, RunNotFound
+from aml_jupyter.confined import make_root, read_bounded, remove_tree, write_atomic
+from aml_jupyter.errors import ConfinedError, HistoryError, RunNotFound
 from aml_jupyter.frozen import Value
 from aml_jupyter.locks import exclusive
 
@@ -226,17 +226,35 @@ def mark_changed(directory: RunDirectory) -> None:
 
 def at(home: str, run_id: str) -> RunDirectory | None:
     """The directory of exactly this run id, or None."""
-    if not run_id or "/" in run_id or "\0" in run_id or run_id in (".", "..") or len(run_id) > 200:
+    if not run_id or "/" in run_id or "\0" in run_id or run_id[0] == "." or len(run_id) > 200:
         return None
+    return entered(home, run_id) or _without_entry(home, run_id)
+
+
+def entered(home: str, run_id: str) -> RunDirectory | None:
+    """The directory that the entry among the ids names; None when that is missing or damaged."""
     try:
         where = os.fsdecode(read_bounded(f"{home}/ids/{run_id}", 4096)).strip()
-    except MissingFile:
+    except ConfinedError:
         return None
     parts = where.split("/")
     if len(parts) != 5 or parts[0] != "runs" or parts[4] != run_id or not {"", ".", ".."}.isdisjoint(parts):
         return None
     directory = RunDirectory(f"{home}/{where}")
     return directory if os.path.exists(directory.run_json) else None
+
+
+def _without_entry(home: str, run_id: str) -> RunDirectory | None:
+    for folder in project_folders(home):
+        if os.path.exists(f"{folder}/{run_id}/run.json"):
+            return RunDirectory(f"{folder}/{run_id}")
+    return None
+
+
+def enter(directory: RunDirectory) -> None:
+    """Put the entry of a run among the ids back."""
+    where = directory.path[len(directory.home) + 1 :]
+    write_atomic(f"{directory.home}/ids/{directory.run_id}", os.fsencode(where + "\n"), sync=False)
 
 
 def all_directories(home: str) -> list[RunDirectory]:

@@ -19,7 +19,15 @@ from aml_jupyter.errors import AmlError, RunNotFound, UsageError
 from aml_jupyter.locks import exclusive, locked
 from aml_jupyter.runs import schema
 from aml_jupyter.runs.damage import Finding
-from aml_jupyter.runs.directory import RunDirectory, all_directories, at, history_fault, unlink_quietly
+from aml_jupyter.runs.directory import (
+    RunDirectory,
+    all_directories,
+    at,
+    enter,
+    entered,
+    history_fault,
+    unlink_quietly,
+)
 from aml_jupyter.runs.evidence import read_record
 from aml_jupyter.runs.rows import (
     KEYS,
@@ -364,12 +372,15 @@ class History:
         self.notice = f"The index was damaged ({damage}): it was set aside as {aside} and made anew."
 
     def rebuild(self) -> int:
-        """Make the index anew from the run directories; how many runs it holds."""
+        """Make the index anew from the run directories, and entries among the ids; how many runs it holds."""
         self.close()
         self.forget()
         make_root(self.home)
         try:
             with exclusive(self.home + "/index.lock"):
+                for directory in all_directories(self.home):
+                    if entered(self.home, directory.run_id) is None and os.path.exists(directory.run_json):
+                        enter(directory)
                 self._make("")
         except OSError as error:
             raise history_fault(error, self.home) from error

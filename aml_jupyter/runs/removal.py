@@ -38,6 +38,8 @@ def remove(directory: RunDirectory) -> None:
         gone = os.path.dirname(directory.path) + "/" + REMOVING + directory.run_id
         prefix = _artifacts_prefix(directory)
         os.rename(directory.path, gone)
+    except FileNotFoundError:
+        raise not_a_run(directory) from None
     finally:
         os.close(lock)
     remove_tree(f"{directory.home}/artifacts/{prefix}")
