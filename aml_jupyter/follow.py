@@ -53,16 +53,19 @@ Output = Text | Event | Status
 class Follower:
     """Reads what is new of one run's output; holds positions, not content.
 
-    `position` and `events_position` are bytes already read, for one who comes back.
+    `position` and `events_position` are bytes already read, for one who comes back; `errors` is what becomes
+    of bytes that are not UTF-8, as for `bytes.decode`.
     """
 
-    def __init__(self, directory: RunDirectory, *, tail: int | None = None) -> None:
+    def __init__(
+        self, directory: RunDirectory, *, tail: int | None = None, errors: str = "replace"
+    ) -> None:
         self.directory = directory
         self.position = 0
         self.events_position = 0
         self.status = ""
         self._decoders = {
-            name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")
+            name: codecs.getincrementaldecoder("utf-8")(errors) for name in ("stdout", "stderr")
         }
         self._status_position = 0
         self._stderr: deque[tuple[int, int]] = deque()

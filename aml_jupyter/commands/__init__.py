@@ -7,9 +7,11 @@ A verb's module holds `arguments_<verb>(parser)` and `do_<verb>(options, screen)
 from __future__ import annotations
 
 import argparse
+import re
 from importlib import import_module
 
 from aml_jupyter.errors import UsageError
+from aml_jupyter.printable import safe_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +51,10 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
+# verbs that take `--` as one of the script's words
+WHOLE_LINE = ("experiment",)
+
+
 class Parser(argparse.ArgumentParser):
     """Raises UsageError instead of ending the process, and names the nearest option."""
 
@@ -56,6 +62,13 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The options of a line; positional words may stand between them.  Raises UsageError, HelpShown."""
+        swallows = (argparse.PARSER, argparse.REMAINDER)
+        if any(action.nargs in swallows for action in self._get_positional_actions()):
+            return super().parse_args(args, namespace)
+        return self.parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the usage line as the hint."""
@@ -68,12 +81,28 @@ class Parser(argparse.ArgumentParser):
     def _nearest(self, message: str) -> str:
         import difflib
 
-        known = list(self._option_string_actions)
-        guesses = []
-        for word in message.replace(",", " ").split():
-            if word.startswith("-"):
-                guesses += difflib.get_close_matches(word.split("=")[0], known, n=1, cutoff=0.5)
-        return f"; did you mean {' '.join(guesses)}?" if guesses else ""
+        options, choices = self._known()
+        if wrong := re.search("invalid choice: '(.*?)' \\(", message):
+            near = difflib.get_close_matches(wrong[1], choices, n=1)
+            return f"; did you mean {near[0]}?" if near else ""
+        if not message.startswith("unrecognized arguments:"):
+            return ""
+        words = [word.split("=")[0] for word in message.split() if word.startswith("-")]
+        near = [one for word in words for one in difflib.get_close_matches(word, options, n=1)]
+        told = f"; did you mean {' '.join(near)}?" if near else ""
+        takes_script = any(action.dest == "script" for action in self._actions)
+        return told + (" (options of the script stand behind --)" if words and takes_script else "")
+
+    def _known(self) -> tuple[list[str], list[str]]:
+        """Every option and every choice of a positional word, those of actions below included."""
+        options = list(self._option_string_actions)
+        choices: list[str] = []
+        for action in self._get_positional_actions():
+            choices += map(str, action.choices or ())
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    options += parser._option_string_actions
+        return options, choices
 
 
 class HelpShown(Exception):
@@ -91,7 +120,7 @@ def build(verb: str, *, prog: str = "aml") -> tuple[Parser, Any]:
 
         near = difflib.get_close_matches(verb, VERBS, n=1)
         raise UsageError(
-            f"{prog}: no verb {verb!r}" + (f"; did you mean {near[0]}?" if near else ""),
+            f"{prog}: no verb {safe_name(verb)!r}" + (f"; did you mean {near[0]}?" if near else ""),
             hint=f"{prog} --help lists the verbs.",
         )
     module, description = VERBS[verb]
@@ -111,15 +140,24 @@ def execute(arguments: Sequence[str], screen: Screen, *, prog: str = "aml") -> i
 
         screen.write(f"aml_jupyter {__version__}\n")
         return 0
-    verb, rest, after = arguments[0], *split_after_dashes(arguments[1:])
+    verb, (rest, after) = arguments[0], split_after_dashes(arguments[1:])
+    if verb in WHOLE_LINE:
+        rest, after = list(arguments[1:]), []
     parser, do = build(verb, prog=prog)
     try:
         options = parser.parse_args(rest)
     except HelpShown as shown:
         return shown.status
     options.after = after
+    # only now is it known whose word it was
+    screen.as_json = getattr(options, "json", False)
     status: int = do(options, screen)
     return status
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option that every verb with an answer has."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def split_after_dashes(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from aml_jupyter.commands import parse_pair
+from aml_jupyter.commands import add_json, parse_pair
 from aml_jupyter.commands.submit import project_of
-from aml_jupyter.config import aml_home
+from aml_jupyter.config import aml_home, listing
+from aml_jupyter.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterable
+    from typing import Any
 
     from aml_jupyter.commands.screen import Screen
 
@@ -18,58 +21,70 @@ BUILT_IN = "(built in)"
 
 def arguments_targets(parser: ArgumentParser) -> None:
     """Options of `aml targets`."""
-    parser.add_argument("--project", metavar="DIR")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--project", metavar="DIR", help="the project; found from the working folder unless said"
+    )
+    add_json(parser)
 
 
 def do_targets(options: Namespace, screen: Screen) -> int:
     """List compute targets and the run configurations that use them."""
-    from aml_jupyter.config import listing
-
     project = project_of(options)
     targets, configurations = listing.compute_targets(project), listing.run_configurations(project)
     if options.json:
         screen.json({"targets": targets, "run_configurations": configurations})
         return 0
-    used = {
-        one["name"]: ", ".join(c["name"] for c in configurations if c.get("target") == one["name"])
-        for one in targets
+    users = {
+        target["name"]: ", ".join(c["name"] for c in configurations if c["target"] == target["name"])
+        for target in targets
     }
     screen.table(
         ["target", "kind", "run configurations", "file"],
-        [
-            [t["name"], t.get("kind") or "-", used[t["name"]] or "-", t.get("file") or "(built in)"]
-            for t in targets
-        ],
+        [[t["name"], t["kind"] or "-", users[t["name"]] or "-", t["file"] or BUILT_IN] for t in targets],
     )
-    for one in [*targets, *configurations]:
-        for text in [*one.get("warnings", ()), *filter(None, [one.get("error")])]:
-            screen.remark(f"aml: {text}")
+    _tell([*targets, *configurations], screen)
     return 0
+
+
+def _tell(listed: Iterable[dict[str, Any]], screen: Screen) -> None:
+    """What is wrong with the files that were listed."""
+    for one in listed:
+        for text in [*one["warnings"], *filter(None, [one["error"]])]:
+            screen.remark(f"aml: {text}")
 
 
 def arguments_config(parser: ArgumentParser) -> None:
     """Options of `aml config`."""
-    parser.add_argument("--project", metavar="DIR")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--project", metavar="DIR", help="the project; found from the working folder unless said"
+    )
+    parser.add_argument("--name", metavar="NAME", help="name the project for good, in .azureml/project.json")
+    add_json(parser)
 
 
 def do_config(options: Namespace, screen: Screen) -> int:
     """Show where everything is."""
     project = project_of(options)
+    if options.name:
+        from aml_jupyter.config import edit
+
+        project = edit.name_project(project, options.name)
+    home = aml_home()
     facts = {
-        "AML_HOME": aml_home(),
+        "AML_HOME": home,
         "project": project.root,
         "account": project.account,
         "workspace": project.workspace,
         "name": project.name,
         "named_by": project.scope_file or "the folder's name",
-        "runs": f"{aml_home()}/runs/{project.key}",
+        "runs": f"{home}/runs/{project.key}",
     }
     if options.json:
         screen.json(facts)
     else:
         screen.table(["what", "where"], [[name, str(value)] for name, value in facts.items()])
+    if project.notice:
+        screen.remark(f"aml: {project.notice}")
     return 0
 
 
@@ -78,16 +93,16 @@ def arguments_computetarget(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="attach|detach|list")
     attach = actions.add_parser("attach", help="write NAME.compute and NAME.runconfig")
     attach.add_argument("kind", help="local, docker, remotedocker, remote or cluster")
-    attach.add_argument("-n", "--name", required=True)
+    attach.add_argument("-n", "--name", required=True, help="the name of the target")
     attach.add_argument("-a", "--address", help="host or host:port")
-    attach.add_argument("-u", "--username")
+    attach.add_argument("-u", "--username", help="the user on that machine")
     attach.add_argument("--set", action="append", default=[], type=parse_pair, metavar="KEY=VALUE",
                         help="another key of the file")  # fmt: skip
     detach = actions.add_parser("detach", help="remove NAME.compute and NAME.runconfig")
-    detach.add_argument("-n", "--name", required=True)
+    detach.add_argument("-n", "--name", required=True, help="the name of the target")
     for action in (attach, detach, actions.add_parser("list")):
-        action.add_argument("-p", "--project", metavar="DIR")
-        action.add_argument("--json", action="store_true")
+        action.add_argument("-p", "--project", metavar="DIR", help="the project")
+        add_json(action)
 
 
 def do_computetarget(options: Namespace, screen: Screen) -> int:
@@ -98,17 +113,33 @@ def do_computetarget(options: Namespace, screen: Screen) -> int:
 
     project = project_of(options)
     if options.action == "attach":
-        given = {"address": options.address, "username": options.username, **dict(options.set)}
-        written = edit.attach(
-            project,
-            options.name,
-            options.kind,
-            **{key: value for key, value in given.items() if value is not None},
-        )
+        keys = {"address": options.address, "username": options.username, **_keys(options.set)}
+        given = {name: value for name, value in keys.items() if value is not None}
+        paths = edit.attach(project, options.name, options.kind, **given)
     else:
-        written = edit.detach(project, options.name)
-    for path in written:
-        screen.write(f"{path}\n")
+        paths = edit.detach(project, options.name)
+    return _show_paths(paths, options, screen)
+
+
+def _keys(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Keys and values for a file, `true` and `false` as such.  Raises UsageError for a password."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name.lower() == "password":
+            raise UsageError(
+                "a password is not given on a command line, where others can read it",
+                hint="Write the line  password: ...  into the .compute file, or use an SSH key.",
+            )
+        found[name] = {"true": True, "false": False}.get(value.lower(), value)
+    return found
+
+
+def _show_paths(paths: Iterable[str], options: Namespace, screen: Screen) -> int:
+    if options.json:
+        screen.json(list(paths))
+    else:
+        for path in paths:
+            screen.path(path)
     return 0
 
 
@@ -116,12 +147,13 @@ def arguments_runconfiguration(parser: ArgumentParser) -> None:
     """`aml runconfiguration create NAME -t TARGET`, `list`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="create|list")
     create = actions.add_parser("create", help="write NAME.runconfig")
-    create.add_argument("name")
+    create.add_argument("name", help="the name of the run configuration")
     create.add_argument("-t", "--target", required=True, help="the compute target it runs on")
-    create.add_argument("--set", action="append", default=[], type=parse_pair, metavar="KEY=VALUE")
+    create.add_argument("--set", action="append", default=[], type=parse_pair, metavar="KEY=VALUE",
+                        help="another key of the file")  # fmt: skip
     for action in (create, actions.add_parser("list")):
-        action.add_argument("-p", "--project", metavar="DIR")
-        action.add_argument("--json", action="store_true")
+        action.add_argument("-p", "--project", metavar="DIR", help="the project")
+        add_json(action)
 
 
 def do_runconfiguration(options: Namespace, screen: Screen) -> int:
@@ -130,20 +162,15 @@ def do_runconfiguration(options: Namespace, screen: Screen) -> int:
     if options.action == "create":
         from aml_jupyter.config import edit
 
-        written = edit.create_run_configuration(project, options.name, options.target, dict(options.set))
-        screen.write(f"{written}\n")
-        return 0
-    from aml_jupyter.config import listing
-
+        path = edit.create_run_configuration(project, options.name, options.target, _keys(options.set))
+        return _show_paths([path], options, screen)
     found = listing.run_configurations(project)
     if options.json:
         screen.json(found)
-    else:
-        screen.table(
-            ["run configuration", "target", "framework", "file"],
-            [
-                [c["name"], c.get("target") or "-", c.get("framework") or "-", c.get("file") or "(built in)"]
-                for c in found
-            ],
-        )
+        return 0
+    screen.table(
+        ["run configuration", "target", "framework", "file"],
+        [[c["name"], c["target"] or "-", c["framework"] or "-", c["file"] or BUILT_IN] for c in found],
+    )
+    _tell(found, screen)
     return 0

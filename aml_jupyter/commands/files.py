@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import os
+import shlex
 
+from aml_jupyter.commands import add_json
 from aml_jupyter.commands.submit import parse_size, project_of, rules_of
 from aml_jupyter.commands.watch import find_run
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import UsageError
+from aml_jupyter.printable import shown_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
 
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.experiment import Plan
     from aml_jupyter.share import Share
 
 
-def shown_size(size: int) -> str:
-    """Bytes as a person reads them."""
-    for unit, factor in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} B"
-
-
 def arguments_ls(parser: ArgumentParser) -> None:
     """Options of `aml ls`."""
     parser.add_argument("run", metavar="RUN", nargs="?", default="@last")
     parser.add_argument("path", nargs="?", default="", help="only what is below it")
-    parser.add_argument("--json", action="store_true")
+    add_json(parser)
 
 
 def do_ls(options: Namespace, screen: Screen) -> int:
@@ -65,8 +61,7 @@ def do_cat(options: Namespace, screen: Screen) -> int:
     """Print an artifact, byte for byte."""
     from aml_jupyter import artifacts
 
-    fd = artifacts.open_artifact(find_run(options.run), options.path)
-    with os.fdopen(fd, "rb") as file:
+    with artifacts.open_artifact(find_run(options.run), options.path) as file:
         while block := file.read(1 << 20):
             screen.write_bytes(block)
     return 0
@@ -78,16 +73,25 @@ def arguments_get(parser: ArgumentParser) -> None:
     parser.add_argument("path", nargs="?", default="", help="a file or folder; everything unless said")
     parser.add_argument("-d", "--dest", default=".", metavar="DIR", help="where to; this folder unless said")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    add_json(parser)
 
 
 def do_get(options: Namespace, screen: Screen) -> int:
     """Download artifacts."""
     from aml_jupyter import artifacts
 
-    for path in artifacts.get(
-        find_run(options.run), options.path, os.path.abspath(options.dest), overwrite=options.overwrite
-    ):
-        screen.write(f"{path}\n")
+    into = os.path.abspath(options.dest)
+    return _show_paths(
+        artifacts.get(find_run(options.run), options.path, into, overwrite=options.overwrite), options, screen
+    )
+
+
+def _show_paths(paths: Sequence[str], options: Namespace, screen: Screen) -> int:
+    if options.json:
+        screen.json(list(paths))
+    else:
+        for path in paths:
+            screen.path(path)
     return 0
 
 
@@ -96,6 +100,8 @@ def arguments_rescue(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("path", nargs="?", help="a file that is listed as not kept; lists them unless given")
     parser.add_argument("-d", "--dest", metavar="DIR", help="a folder; among the run's artifacts unless said")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    add_json(parser)
 
 
 def do_rescue(options: Namespace, screen: Screen) -> int:
@@ -104,12 +110,11 @@ def do_rescue(options: Namespace, screen: Screen) -> int:
 
     directory = find_run(options.run)
     if options.path is None:
-        for path in runs.read_record(directory).not_kept:
-            screen.write(f"{path}\n")
-        return 0
-    destination = os.path.abspath(options.dest) if options.dest else None
-    screen.write(f"{artifacts.rescue(directory, options.path, destination)}\n")
-    return 0
+        return _show_paths(runs.read_record(directory).not_kept, options, screen)
+    into = os.path.abspath(options.dest) if options.dest else None
+    return _show_paths(
+        artifacts.rescue(directory, options.path, into, overwrite=options.overwrite), options, screen
+    )
 
 
 def arguments_restore(parser: ArgumentParser) -> None:
@@ -117,6 +122,7 @@ def arguments_restore(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("directory", metavar="DIR")
     parser.add_argument("--force", action="store_true", help="into a folder that is not empty")
+    add_json(parser)
 
 
 def do_restore(options: Namespace, screen: Screen) -> int:
@@ -126,7 +132,10 @@ def do_restore(options: Namespace, screen: Screen) -> int:
     directory = find_run(options.run)
     into = os.path.abspath(options.directory)
     restore(directory, into, force=options.force)
-    screen.write(f"{directory.run_id} is in {into}\n")
+    if options.json:
+        screen.json({"run_id": directory.run_id, "directory": into})
+    else:
+        screen.path(into)
     return 0
 
 
@@ -134,12 +143,14 @@ def arguments_snapshot(parser: ArgumentParser) -> None:
     """Options of `aml snapshot`."""
     add = parser.add_argument
     add("--dry-run", action="store_true", help="list every file with the reason it is in or out")
-    add("--include", action="append", default=[], metavar="GLOB")
-    add("--exclude", action="append", default=[], metavar="GLOB")
-    add("--max-size", type=parse_size, metavar="SIZE")
-    add("--allow-secrets", action="store_true")
-    add("--project", metavar="DIR")
-    add("--json", action="store_true")
+    add(
+        "--include", action="append", default=[], metavar="GLOB", help="take it although a rule leaves it out"
+    )
+    add("--exclude", action="append", default=[], metavar="GLOB", help="leave it out")
+    add("--max-size", type=parse_size, metavar="SIZE", help="the most that may be taken; 25MB unless said")
+    add("--allow-secrets", action="store_true", help="take files that look like they hold credentials")
+    add("--project", metavar="DIR", help="the project; found from the working folder unless said")
+    add_json(parser)
 
 
 def do_snapshot(options: Namespace, screen: Screen) -> int:
@@ -163,9 +174,10 @@ def do_snapshot(options: Namespace, screen: Screen) -> int:
 
 def show_plan(planned: Plan, screen: Screen, *, as_json: bool) -> int:
     """What a run would be: for --dry-run."""
-    from aml_jupyter.commands.explain import explain
+    from aml_jupyter.commands.explain import REFUSED, as_document, explain, explanation
     from aml_jupyter.snapshot import Rules
 
+    rules = planned.request.rules or Rules()
     facts = {
         "project": planned.project.root,
         "run_configuration": planned.configuration.name,
@@ -173,33 +185,51 @@ def show_plan(planned: Plan, screen: Screen, *, as_json: bool) -> int:
         "framework": planned.framework,
         "command": list(planned.command),
         "share": planned.share.path if planned.share else None,
-        "warnings": list(planned.warnings),
     }
     if as_json:
-        screen.json(facts)
-        return 0
+        found, last = explanation(planned.project, rules)
+        screen.json(
+            {**facts, "warnings": list(planned.warnings), "snapshot": as_document(found, rules, last)}
+        )
+        return REFUSED if found.refusals else 0
+    for warning in planned.warnings:
+        screen.remark(f"aml: {warning}")
     for name, value in facts.items():
         if value:
-            text = " ".join(value) if name == "command" else value
-            screen.write(f"{name}: {text}\n")
-    return explain(planned.project, planned.request.rules or Rules(), screen, as_json=False)
+            text = shlex.join(planned.command) if name == "command" else value
+            screen.path(f"{name}: {text}")
+    screen.write("\n")
+    return explain(planned.project, rules, screen, as_json=False)
+
+
+# each with the fewest and the most paths it takes
+ACTIONS = {"path": (0, 0), "ls": (0, 1), "put": (1, 2), "get": (1, 2), "rm": (1, 1)}
 
 
 def arguments_share(parser: ArgumentParser) -> None:
     """Options of `aml share`."""
-    parser.add_argument("action", choices=("path", "ls", "put", "get", "rm"))
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="put FILE [NAME]; get NAME [FILE]; rm NAME")
-    parser.add_argument("-c", "--target", default="local", metavar="TARGET")
+    parser.add_argument("action", choices=ACTIONS, help="what to do with it")
+    parser.add_argument(
+        "paths", nargs="*", metavar="PATH", help="ls [NAME]; put FILE [NAME]; get NAME [FILE]; rm NAME"
+    )
+    parser.add_argument(
+        "-c", "--target", default="local", metavar="TARGET", help="whose share; local unless said"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--recursive", action="store_true", help="rm: a folder with all that is in it")
-    parser.add_argument("--project", metavar="DIR")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--project", metavar="DIR", help="the project; found from the working folder unless said"
+    )
+    add_json(parser)
 
 
 def do_share(options: Namespace, screen: Screen) -> int:
     """Show, list and change the shared folder of a target."""
     from aml_jupyter import share
 
+    fewest, most = ACTIONS[options.action]
+    if not fewest <= len(options.paths) <= most:
+        raise UsageError(f"aml share {options.action}: wrong number of paths", hint="aml share --help")
     project = project_of(options)
     _, target = project.resolve(options.target)
     found = share.resolve(project, target)
@@ -208,9 +238,9 @@ def do_share(options: Namespace, screen: Screen) -> int:
             f"target {target.name!r} has no shared folder: {share.share_reason(target)}", code="share.none"
         )
     if options.action == "path":
-        screen.json({"path": found.path}) if options.json else screen.write(f"{found.path}\n")
-        return 0
-    share.create(found)
+        return _show_paths([found.path], options, screen)
+    for warning in share.create(found):
+        screen.remark(f"aml: {warning}")
     if options.action == "ls":
         return _list_share(found, options, screen)
     return _change_share(found, options, screen)
@@ -232,16 +262,15 @@ def _list_share(found: Share, options: Namespace, screen: Screen) -> int:
 def _change_share(found: Share, options: Namespace, screen: Screen) -> int:
     from aml_jupyter import share
 
-    if not 1 <= len(options.paths) <= (1 if options.action == "rm" else 2):
-        raise UsageError(f"aml share {options.action}: wrong number of paths", hint="aml share --help")
     first, *second = options.paths
     name = os.path.basename(first.rstrip("/"))
-    if options.action == "put":
-        share.put(found, os.path.abspath(first), second[0] if second else name, overwrite=options.overwrite)
-    elif options.action == "get":
-        into = os.path.abspath(second[0] if second else name)
-        share.get(found, first, into, overwrite=options.overwrite)
-        screen.write(f"{into}\n")
-    else:
+    if options.action == "rm":
         share.rm(found, first, recursive=options.recursive)
-    return 0
+        done = first
+    elif options.action == "put":
+        into = second[0] if second else name
+        done = share.put(found, os.path.abspath(first), into, overwrite=options.overwrite)
+    else:
+        into = os.path.abspath(second[0] if second else name)
+        done = share.get(found, first, into, overwrite=options.overwrite)
+    return _show_paths([done], options, screen)

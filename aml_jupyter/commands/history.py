@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from aml_jupyter import runs
+from aml_jupyter.commands import add_json
+from aml_jupyter.commands.submit import project_of
 from aml_jupyter.commands.watch import find_run
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import UsageError
+from aml_jupyter.printable import shown_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +20,8 @@ if TYPE_CHECKING:
 
 # what `aml runs` shows unless told otherwise
 COLUMNS = ["run_id", "name", "status", "target", "script_name", "created_utc", "duration", "metrics"]
-DAMAGED = 1
+# the exit status of a damaged history, as for the errors that it causes
+DAMAGED = 5
 
 
 def arguments_runs(parser: ArgumentParser) -> None:
@@ -28,28 +32,30 @@ def arguments_runs(parser: ArgumentParser) -> None:
     add("--limit", type=int, default=50, metavar="N", help="the most rows; 50 unless said")
     add("--all-projects", action="store_true", help="not only the project of this folder")
     add("--hidden", action="store_true", help="hidden runs too")
-    add("--json", action="store_true", help="a list of objects")
+    add_json(parser)
     add("--project", metavar="DIR", help="the project; found from the working folder unless said")
 
 
-def rows_of(options: Namespace) -> list[dict[str, Any]]:
+def rows_of(options: Namespace, screen: Screen) -> list[dict[str, Any]]:
     """The rows that the options ask for."""
-    from aml_jupyter.config import find_project
-    from aml_jupyter.runs.index import History
-
     if options.limit < 1:
         raise UsageError("--limit must be 1 or more")
-    project = None if options.all_projects else find_project(options.project).key
-    history = History(aml_home())
-    return history.rows(
-        order_by=options.order_by, limit=options.limit, project=project, hidden=options.hidden
-    )
+    project = None if options.all_projects else project_of(options).key
+    with runs.History(aml_home()) as history:
+        rows = history.rows(
+            order_by=options.order_by, limit=options.limit, project=project, hidden=options.hidden
+        )
+        if history.notice:
+            screen.remark(f"aml: {history.notice}")
+    return rows
 
 
 def do_runs(options: Namespace, screen: Screen) -> int:
     """List runs."""
-    rows = rows_of(options)
-    columns = options.columns.split(",") if options.columns else None
+    rows = rows_of(options, screen)
+    columns = [name.strip() for name in options.columns.split(",")] if options.columns else None
+    for name in columns or ():
+        check_column(name)
     if options.json:
         screen.json([{name: cell(row, name) for name in columns} for row in rows] if columns else rows)
     elif not rows:
@@ -61,13 +67,24 @@ def do_runs(options: Namespace, screen: Screen) -> int:
 
 
 def cell(row: dict[str, Any], name: str) -> Any:
-    """A value of a row; `metrics.acc` looks inside.  Raises UsageError for a column that cannot be."""
+    """A value of a row; `metrics.acc` looks inside."""
     head, dot, rest = name.partition(".")
-    if head not in row:
-        raise UsageError(
-            f"no column {name!r}", hint=f"Columns: {', '.join(row)}, and metrics.NAME, params.NAME"
-        )
     return (row[head] or {}).get(rest) if dot else row[head]
+
+
+def check_column(name: str) -> None:
+    """Raise UsageError for a column that cannot be."""
+    from difflib import get_close_matches
+
+    from aml_jupyter.runs.rows import KEYS, NESTED
+
+    head, dot, _ = name.partition(".")
+    if head not in KEYS or (dot and head not in NESTED):
+        near = get_close_matches(head, KEYS, n=1)
+        raise UsageError(
+            f"no column {name!r}" + (f"; did you mean {near[0]}?" if near else ""),
+            hint=f"Columns: {', '.join(KEYS)}, and metrics.NAME, params.NAME, tags.NAME, phases.NAME.",
+        )
 
 
 def shown_cell(value: Any) -> str:
@@ -91,6 +108,9 @@ def record_json(directory: RunDirectory) -> dict[str, Any]:
     return {
         **record.to_json(),
         "name": record.name,
+        "description": record.description,
+        "pinned": record.pinned,
+        "hidden": record.hidden,
         "tags": dict(record.tags),
         "note": record.note,
         "artifacts": [item.as_dict() for item in artifacts.listing(directory)],
@@ -100,8 +120,8 @@ def record_json(directory: RunDirectory) -> dict[str, Any]:
 
 def arguments_show(parser: ArgumentParser) -> None:
     """Options of `aml show`."""
-    parser.add_argument("run_reference", metavar="RUN", nargs="?", default="@last")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("run_reference", metavar="RUN", nargs="?", default="@last", help="@last unless said")
+    add_json(parser)
 
 
 def do_show(options: Namespace, screen: Screen) -> int:
@@ -121,15 +141,25 @@ def arguments_tag(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("tags", metavar="TAG", nargs="*")
     parser.add_argument("--remove", action="append", default=[], metavar="TAG")
-    parser.add_argument("--name", help="another name for the run")
+    parser.add_argument("--name", help="another name for the run; empty takes it away")
+    add_json(parser)
 
 
 def do_tag(options: Namespace, screen: Screen) -> int:
     """Add and remove tags, or rename."""
     directory = find_run(options.run)
     runs.set_labels(directory, name=options.name, tags=tuple(options.tags), remove_tags=tuple(options.remove))
-    tags = " ".join(shown_tag(*tag) for tag in runs.read_labels(directory).tags.items())
-    screen.write(f"{directory.run_id} {tags}\n")
+    return _tell_labels(directory, options, screen)
+
+
+def _tell_labels(directory: RunDirectory, options: Namespace, screen: Screen) -> int:
+    labels = runs.read_labels(directory)
+    if options.json:
+        screen.json({"run_id": directory.run_id, **labels.as_dict(), "tags": dict(labels.tags)})
+        return 0
+    words = [directory.run_id, *filter(None, [labels.name, "pinned" * labels.pinned])]
+    words += [shown_tag(*tag) for tag in labels.tags.items()]
+    screen.path(" ".join(words))
     return 0
 
 
@@ -141,53 +171,57 @@ def shown_tag(name: str, value: str) -> str:
 def arguments_note(parser: ArgumentParser) -> None:
     """Options of `aml note`."""
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("text", nargs="+")
+    parser.add_argument("text", nargs="+", help="replaces the note that is there; '' takes it away")
+    add_json(parser)
 
 
 def do_note(options: Namespace, screen: Screen) -> int:
     """Write a note on a run."""
     directory = find_run(options.run)
     runs.set_labels(directory, note=" ".join(options.text))
-    screen.write(f"noted on {directory.run_id}\n")
-    return 0
+    return _tell_labels(directory, options, screen)
 
 
 def arguments_pin(parser: ArgumentParser) -> None:
     """Options of `aml pin`."""
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--off", action="store_true", help="take the protection away")
+    add_json(parser)
 
 
 def do_pin(options: Namespace, screen: Screen) -> int:
     """Protect a run from rm and gc."""
     directory = find_run(options.run)
     runs.set_labels(directory, pinned=not options.off)
-    screen.write(f"{directory.run_id} {'is not pinned any more' if options.off else 'is pinned'}\n")
-    return 0
+    return _tell_labels(directory, options, screen)
 
 
 def arguments_rm(parser: ArgumentParser) -> None:
     """Options of `aml rm`."""
     parser.add_argument("runs", metavar="RUN", nargs="+")
     parser.add_argument("--force", action="store_true", help="pinned runs too")
+    add_json(parser)
 
 
 def do_rm(options: Namespace, screen: Screen) -> int:
     """Remove runs with their artifacts; all of them are looked up before the first one goes."""
-    found = [find_run(reference) for reference in options.runs]
+    found = list({one.run_id: one for one in map(find_run, options.runs)}.values())
     pinned = [one.run_id for one in found if runs.read_labels(one).pinned]
     if pinned and not options.force:
         raise UsageError(f"pinned: {', '.join(pinned)}", hint="aml pin RUN --off, or --force")
     for directory in found:
         runs.remove(directory)
-        screen.write(f"removed {directory.run_id}\n")
+        if not options.json:
+            screen.write(f"{directory.run_id}\n")
+    if options.json:
+        screen.json([directory.run_id for directory in found])
     return 0
 
 
 def arguments_gc(parser: ArgumentParser) -> None:
     """Options of `aml gc`."""
     parser.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
-    parser.add_argument("--json", action="store_true")
+    add_json(parser)
 
 
 def do_gc(options: Namespace, screen: Screen) -> int:
@@ -200,31 +234,35 @@ def do_gc(options: Namespace, screen: Screen) -> int:
         return 0
     word = "would free" if options.dry_run else "freed"
     screen.write(
-        f"{word} {freed.bytes / 1e6:.1f} MB: {freed.snapshot_objects} snapshot objects,"
-        f" {freed.working_copies} working copies, {freed.half_made} half-made runs\n"
+        f"{word} {shown_size(freed.bytes)}: {shown_size(freed.snapshot_bytes)} of snapshots,"
+        f" {freed.working_copies} working copies, {freed.half_made} half-made runs,"
+        f" {freed.leftovers} leftovers\n"
     )
     return 0
 
 
 def arguments_check(parser: ArgumentParser) -> None:
     """Options of `aml check`."""
-    parser.add_argument("--json", action="store_true")
+    add_json(parser)
     parser.add_argument("--rebuild", action="store_true", help="make the index anew from the run directories")
 
 
 def do_check(options: Namespace, screen: Screen) -> int:
-    """Look for damage; exit status 1 when there is any."""
+    """Look for damage; exit status 5 when there is any."""
     from aml_jupyter import retention
-    from aml_jupyter.runs.index import History
 
-    history = History(aml_home())
+    home = aml_home()
     if options.rebuild:
-        screen.remark(f"aml: the index holds {history.rebuild()} runs")
-    findings = retention.check(aml_home())
+        with runs.History(home) as history:
+            screen.remark(f"aml: the index holds {history.rebuild()} runs")
+    findings = retention.check(home)
     if options.json:
         screen.json([finding.as_dict() for finding in findings])
-    for finding in [] if options.json else findings:
-        screen.write(f"{finding.code}: {finding.path}\n    {finding.hint}\n")
-    if not findings and not options.json:
+    elif not findings:
         screen.remark("aml: no damage found")
+    else:
+        for finding in findings:
+            screen.path(f"{finding.code}: {finding.path}")
+            for text in filter(None, (finding.message, finding.hint)):
+                screen.path(f"    {text}")
     return DAMAGED if findings else 0

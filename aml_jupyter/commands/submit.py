@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 
-from aml_jupyter.commands import parse_pair, parse_seconds
-from aml_jupyter.errors import UsageError
+from aml_jupyter.commands import add_json, parse_pair, parse_seconds
+from aml_jupyter.errors import ConfinedError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.config import Project
     from aml_jupyter.experiment import Request
+    from aml_jupyter.runs import RunDirectory
     from aml_jupyter.snapshot import Rules
+
+
+# an argument named like one of these should not stand in a record
+SECRET_WORDS = ("password", "passwd", "secret", "token", "api-key", "apikey", "api_key", "credential")
 
 
 def arguments_run(parser: ArgumentParser) -> None:
@@ -24,7 +30,7 @@ def arguments_run(parser: ArgumentParser) -> None:
     parser.add_argument("script", nargs="?", help="a script of the project")
     parser.add_argument("arguments", nargs="*", help="arguments of the script; those with dashes behind --")
     add_run_options(parser)
-    parser.add_argument("--json", action="store_true", help="print the record as JSON at the end")
+    add_json(parser)
 
 
 def add_run_options(parser: ArgumentParser) -> None:
@@ -56,11 +62,19 @@ def add_run_options(parser: ArgumentParser) -> None:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `25MB`, `1GiB` or a number; MB and MiB both mean 1024 x 1024.  Raises ValueError."""
+    """Bytes of `25MB`, `1GiB` or a number; MB and MiB both mean 1024 x 1024.  Raises ArgumentTypeError."""
+    import argparse
+
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
     bare = text.upper().removesuffix("B").removesuffix("I")
     factor = units.get(bare[-1:], 1)
-    return int(float(bare[:-1] if bare[-1:] in units else bare) * factor)
+    try:
+        size = float(bare[:-1] if bare[-1:] in units else bare) * factor
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < 1 << 60:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500kB, 25MB or 1GB")
+    return int(size)
 
 
 def rules_of(options: Namespace) -> Rules:
@@ -76,10 +90,17 @@ def rules_of(options: Namespace) -> Rules:
 
 
 def project_of(options: Namespace) -> Project:
-    """The project of `--project` or of the working folder."""
+    """The project of `--project` or of the working folder.  Raises UsageError where there is no folder."""
     from aml_jupyter.config import find_project
 
-    return find_project(options.project)
+    if options.project is not None and not os.path.isdir(options.project):
+        raise UsageError(f"--project {options.project!r} is not a folder")
+    try:
+        return find_project(options.project)
+    except FileNotFoundError as error:
+        raise UsageError(
+            "the working folder is gone", hint="cd into a project, or name it: --project DIR"
+        ) from error
 
 
 def environment_of(options: Namespace) -> dict[str, str]:
@@ -93,7 +114,7 @@ def environment_of(options: Namespace) -> dict[str, str]:
             raise UsageError(f"-e {name}: there is no such variable here", hint=f"-e {name}=VALUE sets one.")
         found[name] = value if equals else os.environ[name]
     for name, value in found.items():
-        if not name or "\0" in name + value:
+        if not name or "=" in name or "\0" in name + value:
             raise UsageError(f"{name!r} cannot be an environment variable")
     return found
 
@@ -103,14 +124,17 @@ def _read_env_file(path: str) -> Mapping[str, str]:
 
     try:
         text = read_bounded(os.path.abspath(path), 1 << 20).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--env-file {path}: {error}") from error
+    except ConfinedError as error:
+        raise UsageError(f"--env-file {error.message}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--env-file {path!r} is not UTF-8: byte {error.start}") from error
     found = {}
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.removeprefix("export ").partition("=")
         if not equals:
+            # the line itself may be a secret
             raise UsageError(f"{path}:{number}: a line must be NAME=VALUE")
         value = value.strip()
         if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
@@ -132,7 +156,7 @@ def params_of(options: Namespace) -> dict[str, object]:
     return found
 
 
-def request_of(options: Namespace, **more: object) -> Request:
+def request_of(options: Namespace, **more: Any) -> Request:
     """The request that options of a front door make; `more` are fields of Request."""
     from aml_jupyter.experiment import Request
 
@@ -167,17 +191,14 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
         from aml_jupyter.commands.files import show_plan
 
         return show_plan(experiment.plan(request, project), screen, as_json=options.json)
+    _warn_of_secrets(request.arguments, screen)
+    # a command has one thread and ends soon: its fork may see the run through
     directory = experiment.submit(request, project, ForkedStarter)
     if options.detach:
-        if options.json:
-            screen.json({"run_id": directory.run_id})
-        else:
-            screen.write(f"RunId: {directory.run_id}\n")
-        return 0
+        return _tell_detached(directory, options, screen)
     from aml_jupyter.commands.watch import follow_to_end
 
-    if not options.json:
-        screen.remark(f"RunId: {directory.run_id}")
+    screen.remark(f"RunId: {directory.run_id}")
     status = follow_to_end(directory, screen, quiet=options.quiet or options.json)
     if options.json:
         from aml_jupyter.commands.history import record_json
@@ -186,23 +207,48 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
     return status if options.raise_error else 0
 
 
+def _tell_detached(directory: RunDirectory, options: Namespace, screen: Screen) -> int:
+    from aml_jupyter import runs
+    from aml_jupyter.commands.watch import tell_warnings
+
+    if options.json:
+        screen.json({"run_id": directory.run_id})
+    else:
+        screen.write(f"RunId: {directory.run_id}\n")
+    tell_warnings(runs.load_record(directory), screen)
+    return 0
+
+
+def _warn_of_secrets(arguments: Sequence[str], screen: Screen) -> None:
+    """Arguments are part of the record: say so where one seems to be a password."""
+    for word in arguments:
+        name = word.partition("=")[0]
+        if name.startswith("-") and any(part in name.lower() for part in SECRET_WORDS):
+            screen.remark(
+                f"aml: arguments are kept with the run, {name} as well:"
+                " give it with -e NAME=VALUE, which is written nowhere"
+            )
+
+
 def arguments_experiment(parser: ArgumentParser) -> None:
     """`aml experiment submit -c TARGET script.py args`, `cancel -r RUN`, `status -r RUN`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="submit|cancel|status")
     submit = actions.add_parser("submit", help="run a script; everything behind it belongs to it")
-    submit.add_argument("-c", "--run-configuration", dest="target", default="local", metavar="NAME")
-    submit.add_argument("-t", "--target", dest="compute", metavar="NAME")
-    submit.add_argument("-a", "--async", dest="detach", action="store_true", help="do not wait")
-    submit.add_argument("-p", "--project", metavar="DIR")
-    submit.add_argument("--wait", dest="detach", action="store_false")
-    submit.add_argument("--json", action="store_true")
-    submit.add_argument("words", nargs="...", metavar="script args")
-    for name in ("cancel", "status"):
-        action = actions.add_parser(name)
-        action.add_argument("-r", "--run", required=True, metavar="RUN")
-        action.add_argument("-t", "--target", dest="compute", metavar="NAME")
-        action.add_argument("-p", "--project", metavar="DIR")
-        action.add_argument("--json", action="store_true")
+    add = submit.add_argument
+    add("-c", "--run-configuration", dest="target", default="local", metavar="NAME", help="local unless said")
+    add("-t", "--target", dest="compute", metavar="NAME",
+        help="another compute target than the run configuration's")  # fmt: skip
+    add("-a", "--async", dest="detach", action="store_true", help="do not wait")
+    add("--wait", dest="detach", action="store_false", help="wait, which it does unless told otherwise")
+    add("-p", "--project", metavar="DIR", help="the project; found from the working folder unless said")
+    add_json(submit)
+    add("words", nargs="...", metavar="script args", help="everything behind the script belongs to it")
+    for name, does in (("cancel", "end a run"), ("status", "everything that is known of one run")):
+        action = actions.add_parser(name, help=does)
+        action.add_argument("-r", "--run", required=True, metavar="RUN", help="which one")
+        action.add_argument("-t", "--target", dest="compute", metavar="NAME", help="not needed any more")
+        action.add_argument("-p", "--project", metavar="DIR", help="not needed any more")
+        add_json(action)
 
 
 def do_experiment(options: Namespace, screen: Screen) -> int:
@@ -221,12 +267,15 @@ def do_experiment(options: Namespace, screen: Screen) -> int:
 def _submit_2018(options: Namespace, screen: Screen) -> int:
     from aml_jupyter.experiment import Request
 
-    words = [*options.words, *options.after]
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    script, arguments = words[:1], words[1:]
+    if arguments[:1] == ["--"]:  # as one who knows `aml run` writes it
+        arguments = arguments[1:]
     request = Request(
         target=options.target,
         compute=options.compute,
-        script=words[0] if words else None,
-        arguments=tuple(words[1:]),
+        script=script[0] if script else None,
+        arguments=tuple(arguments),
     )
     options.dry_run, options.quiet, options.raise_error = False, False, True
     return submit_and_follow(request, project_of(options), options, screen)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 from aml_jupyter import experiment, runs
-from aml_jupyter.commands import parse_seconds
+from aml_jupyter.commands import add_json, parse_seconds
 from aml_jupyter.config import aml_home
-from aml_jupyter.errors import RunFailed
+from aml_jupyter.errors import ConfigError, RunFailed, UsageError
 from aml_jupyter.follow import Event, Follower, Text
 from aml_jupyter.job import TERMINAL
+from aml_jupyter.printable import safe_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +28,11 @@ def find_run(reference: str) -> RunDirectory:
     """The run of a reference, looking at the project of the working folder first."""
     from aml_jupyter.config import find_project
 
-    return runs.find(reference, aml_home(), find_project())
+    try:
+        project = find_project()
+    except (FileNotFoundError, ConfigError):  # the folder is gone or broken; its runs are neither
+        project = None
+    return runs.find(reference, aml_home(), project)
 
 
 def exit_status(record: Record) -> int:
@@ -63,42 +70,64 @@ def _show_event(event: dict[str, object], screen: Screen) -> None:
 
 def follow_to_end(directory: RunDirectory, screen: Screen, *, quiet: bool = False) -> int:
     """Print a run's output as it happens; Ctrl-C cancels it, a second one kills it."""
-    interrupts = 0
+    told = tell_warnings(runs.load_record(directory), screen)
     follower = Follower(directory)
-    while True:
+    interrupts = 0
+    record = None
+    while record is None:
         try:
             for output in follower.follow():
                 if not quiet:
                     show(output, screen)
-            record = experiment.wait(directory)
-            for output in follower.read():
-                if not quiet:
-                    show(output, screen)
-            break
+            record = _ending(directory, follower)
         except KeyboardInterrupt:
             interrupts += 1
             screen.remark("aml: canceling" if interrupts == 1 else "aml: killing")
             experiment.cancel(directory, kill=interrupts > 1)
-    tell_ending(record, screen)
+        except OSError:  # nobody reads on, or there is no room for what it prints
+            screen.remark(f"aml: the run goes on: aml attach {directory.run_id}")
+            raise
+    for output in follower.read():
+        if not quiet:
+            show(output, screen)
+    tell_ending(record, screen, told)
     return exit_status(record)
 
 
-def tell_ending(record: Record, screen: Screen) -> None:
+def _ending(directory: RunDirectory, follower: Follower) -> Record | None:
+    """The record of a run that has ended; None when there is more to follow, by a new supervisor."""
+    try:
+        return experiment.wait(directory, None if follower.status in TERMINAL else 1.0)
+    except RunFailed as error:
+        if error.code != "run.wait_timeout":
+            raise
+        return None
+
+
+def tell_warnings(record: Record, screen: Screen, told: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Say what a run warns of, but for what was said before; everything that now has been said."""
+    for warning in record.warnings:
+        if warning not in told:
+            screen.remark(f"aml: {warning}")
+    return record.warnings
+
+
+def tell_ending(record: Record, screen: Screen, told: tuple[str, ...] = ()) -> None:
     """Say how a run ended and what to do about it."""
     if record.status != "Completed":
         error = record.error or {}
         screen.remark(f"aml: {record.run_id} {record.status}: {error.get('message') or record.reason}")
-    for warning in record.warnings:
-        screen.remark(f"aml: {warning}")
+    tell_warnings(record, screen, told)
     if record.not_kept:
-        shown = ", ".join(record.not_kept[:5]) + (" ..." if len(record.not_kept) > 5 else "")
+        count = max(record.not_kept_count, len(record.not_kept))
+        shown = ", ".join(map(safe_name, record.not_kept[:5])) + (" ..." if count > 5 else "")
         screen.remark(f"aml: not kept (written outside outputs/ and the share): {shown}")
         screen.remark(f"aml: aml rescue {record.run_id} PATH fetches one")
 
 
 def arguments_logs(parser: ArgumentParser) -> None:
     """Options of `aml logs`."""
-    parser.add_argument("run", metavar="RUN", nargs="?", default="@last")
+    parser.add_argument("run", metavar="RUN", nargs="?", default="@last", help="@last unless said")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
     parser.add_argument("--tail", type=int, metavar="N", help="only the last N lines")
     parser.add_argument("--stderr", action="store_true", help="only standard error")
@@ -106,17 +135,20 @@ def arguments_logs(parser: ArgumentParser) -> None:
 
 
 def do_logs(options: Namespace, screen: Screen) -> int:
-    """Print the log of a run, as bytes when nobody looks at a terminal."""
+    """Print the log of a run, byte for byte when nobody looks at a terminal."""
+    if options.tail is not None and options.tail < 0:
+        raise UsageError("--tail must be 0 or more")
     directory = find_run(options.run)
     if options.control:
         return _print_file(directory.control_log, screen)
-    follower = Follower(directory)
+    follower = Follower(directory, errors="replace" if screen.interactive else "surrogateescape")
     if options.tail is not None:
-        follower.position = _tail_position(directory.job + "/log", options.tail)
+        follower.position = _tail_position(directory.log, options.tail)
+    begin = follower.position
     for output in follower.follow() if options.follow else follower.read():
         if isinstance(output, Text) and (not options.stderr or output.stream == "stderr"):
             screen.output("stdout", output.text)
-        elif isinstance(output, Event) and not options.stderr:
+        elif isinstance(output, Event) and not options.stderr and output.event.get("at", begin) >= begin:
             _show_event(output.event, screen)
     return 0
 
@@ -156,44 +188,73 @@ def _tail_position(path: str, lines: int) -> int:
 
 def arguments_attach(parser: ArgumentParser) -> None:
     """Options of `aml attach`."""
-    parser.add_argument("run", metavar="RUN", nargs="?", default="@last")
+    parser.add_argument("run", metavar="RUN", nargs="?", default="@last", help="@last unless said")
+    add_json(parser)
 
 
 def do_attach(options: Namespace, screen: Screen) -> int:
     """Replay a run's output and follow it to its end."""
-    return follow_to_end(find_run(options.run), screen)
+    directory = find_run(options.run)
+    status = follow_to_end(directory, screen, quiet=options.json)
+    if options.json:
+        from aml_jupyter.commands.history import record_json
+
+        screen.json(record_json(directory))
+    return status
 
 
 def arguments_wait(parser: ArgumentParser) -> None:
     """Options of `aml wait`."""
-    parser.add_argument("runs", metavar="RUN", nargs="*", default=["@last"])
+    parser.add_argument("runs", metavar="RUN", nargs="*", default=["@last"], help="@last unless said")
+    add_json(parser)
     parser.add_argument("--timeout", type=parse_seconds, metavar="TIME", help="give up after 30s, 10m, 2h")
 
 
 def do_wait(options: Namespace, screen: Screen) -> int:
     """Wait for runs and say how each ended; the exit status is the last one's that did not end well."""
+    due = None if options.timeout is None else time.monotonic() + options.timeout
     status = 0
-    for reference in options.runs:
-        record = experiment.wait(find_run(reference), options.timeout)
-        screen.write(f"{record.run_id} {record.status}\n")
+    ended = []
+    for directory in [find_run(reference) for reference in options.runs]:
+        record = experiment.wait(directory, None if due is None else max(0.0, due - time.monotonic()))
+        ended.append(record)
+        _tell_status(record, options, screen)
         status = exit_status(record) or status
+    if options.json:
+        screen.json([_status_json(record) for record in ended])
     return status
+
+
+def _tell_status(record: Record, options: Namespace, screen: Screen) -> None:
+    if not options.json:
+        screen.write(f"{record.run_id} {record.status}\n")
+        screen.out.flush()
+
+
+def _status_json(record: Record) -> dict[str, object]:
+    names = ("run_id", "status", "reason", "exit_code", "signal", "duration")
+    return {name: getattr(record, name) for name in names}
 
 
 def arguments_stop(parser: ArgumentParser) -> None:
     """Options of `aml stop`."""
-    parser.add_argument("runs", metavar="RUN", nargs="*", default=["@last"])
+    parser.add_argument("runs", metavar="RUN", nargs="*", default=["@last"], help="@last unless said")
+    add_json(parser)
     parser.add_argument("--kill", action="store_true", help="do not give it time to end by itself")
 
 
 def do_stop(options: Namespace, screen: Screen) -> int:
     """Cancel runs and wait until they have ended."""
-    for reference in options.runs:
-        directory = find_run(reference)
+    found = [find_run(reference) for reference in options.runs]
+    for directory in found:
         if runs.read_record(directory).status not in TERMINAL:
             experiment.cancel(directory, kill=options.kill)
-        record = experiment.wait(directory)
-        screen.write(f"{record.run_id} {record.status}\n")
+    ended = []
+    for directory in found:
+        ended.append(experiment.wait(directory))
+        _tell_status(ended[-1], options, screen)
+    if options.json:
+        screen.json([_status_json(record) for record in ended])
     return 0
 
 
@@ -202,7 +263,9 @@ def arguments_resume(parser: ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="*", help="all that need it, unless named")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]",
                         help="a variable that the run needs and that is kept nowhere")  # fmt: skip
-    parser.add_argument("--env-file", action="append", default=[], metavar="FILE")
+    parser.add_argument("--env-file", action="append", default=[], metavar="FILE",
+                        help="variables, NAME=VALUE a line")  # fmt: skip
+    add_json(parser)
 
 
 def do_resume(options: Namespace, screen: Screen) -> int:
@@ -211,9 +274,12 @@ def do_resume(options: Namespace, screen: Screen) -> int:
 
     secrets = environment_of(options)
     found = [find_run(reference) for reference in options.runs] or runs.unfinished(aml_home())
-    for directory in found:
-        word = "resumed" if experiment.resume(directory, secrets) else "needs nothing"
-        screen.write(f"{directory.run_id} {word}\n")
+    resumed = {one.run_id: experiment.resume(one, secrets) for one in found}
+    if options.json:
+        screen.json(resumed)
+        return 0
+    for run_id, done in resumed.items():
+        screen.write(f"{run_id} {'resumed' if done else 'needs nothing'}\n")
     return 0
 
 
