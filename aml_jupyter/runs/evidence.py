@@ -70,7 +70,7 @@ def _live(directory: RunDirectory, record: Record) -> Record:
         return record.replace(
             status="NotResponding", reason=lost[0], error=_error(record, *lost), **_known(directory)
         )
-    if os.path.exists(directory.exit_json):
+    if os.path.isfile(directory.exit_json):
         told, reason = "Finalizing", ""
     return record.replace(status=told, reason=reason, **_known(directory))
 
@@ -82,12 +82,12 @@ _UNWATCHED = ("supervisor.gone", "nobody looks after the run: the process that s
 
 def _not_responding(directory: RunDirectory, record: Record) -> tuple[str, str] | None:
     """Reason and message when nobody sees the run through or its job is gone or silent."""
-    job = read_json(directory.started_json)
+    job = _identity(directory.started_json)
     here = record.kind in HERE and job is not None
     gone = here and not processes.is_alive(job or {})
-    ended = os.path.exists(directory.exit_json)  # looked for after the process, which writes it last
+    ended = os.path.isfile(directory.exit_json)  # looked for after the process, which writes it last
     if not supervised(directory):
-        if job is None and _starting(directory):
+        if job is None and not ended and _starting(directory):
             return None
         return _UNTAKEN if ended else _LOST if gone else _UNWATCHED
     if gone and not ended:
@@ -140,7 +140,12 @@ def heartbeat_age(directory: RunDirectory) -> float | None:
 
 def supervisor_identity(directory: RunDirectory) -> dict[str, Any] | None:
     """Who supervises or last supervised the run; None when nobody ever did."""
-    return read_json(directory.supervisor_lock)
+    return _identity(directory.supervisor_lock)
+
+
+def _identity(path: str) -> dict[str, Any] | None:
+    found = read_json(path)
+    return found if found is not None and isinstance(found.get("pid"), int) else None
 
 
 def supervised(directory: RunDirectory) -> bool:
@@ -155,7 +160,7 @@ def supervised(directory: RunDirectory) -> bool:
 
 def job_alive(directory: RunDirectory) -> bool:
     """Whether the process of a job on this machine lives; False when it never started or runs elsewhere."""
-    who = read_json(directory.started_json)
+    who = _identity(directory.started_json)
     return who is not None and processes.is_alive(who)
 
 
@@ -165,7 +170,7 @@ def read_json(path: str) -> dict[str, Any] | None:
         found = plainjson.loads(read_bounded(path, _SMALL))
     except MissingFile:
         return None
-    except (ConfinedError, ValueError):  # being written, or damaged, which `aml check` reports
+    except (ConfinedError, ValueError, RecursionError):  # being written, or damaged: `aml check` tells
         return None
     return found if isinstance(found, dict) else None
 
@@ -198,6 +203,8 @@ def last_status(directory: RunDirectory) -> tuple[str | None, str]:
         return None, ""
     try:
         return _last_state(_tail(fd))
+    except OSError:  # it is no file
+        return None, ""
     finally:
         os.close(fd)
 
@@ -211,7 +218,7 @@ def _last_state(tail: bytes) -> tuple[str | None, str]:
     for line in reversed(lines[:-1]):  # the rest behind the last line end is not whole
         try:
             found = plainjson.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and found.get("status") in STATUSES:
             return str(found["status"]), str(found.get("reason", ""))
