@@ -50,7 +50,7 @@ def python(request: pytest.FixtureRequest) -> str:
 def started(tmp_path: Path, script: str, python: str = VERSIONS[NEWEST], **request: object) -> RuntimeJob:
     job = RuntimeJob(tmp_path, script, python, **request)
     job.start()
-    job.wait_for_log(b"ready")
+    job.wait_for_log(b"ready\n")
     return job
 
 
@@ -224,7 +224,7 @@ time.sleep(100)
 """
     job = RuntimeJob(tmp_path, script, grace=0.5)
     job.start()
-    job.wait_for_log(b"ready", timeout=60)
+    job.wait_for_log(b"ready\n", timeout=60)
     start = time.monotonic()
     job.signal()
     ending = job.wait(timeout=30)

@@ -270,6 +270,7 @@ thread.start()
 time.sleep(0.05)
 send_json(type="value", name="v", encoding="bytes", file=name)
 send_json(type="metric", name="after", value=1)
+time.sleep(0.5)
 stop = True
 thread.join()
 """
