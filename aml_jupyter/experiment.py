@@ -13,7 +13,7 @@ import time
 from aml_jupyter import installation, processes, runs
 from aml_jupyter.config import aml_home, find_project
 from aml_jupyter.confined import read_bounded, write_atomic
-from aml_jupyter.errors import ConfigError, ConfinedError, RunFailed, UsageError
+from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, RunFailed, UsageError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
@@ -369,12 +369,10 @@ def restore(directory: RunDirectory, into: str, *, force: bool = False) -> None:
 
 
 def resume(directory: RunDirectory, secrets: Mapping[str, str] | None = None) -> bool:
-    """Give a run without a supervisor a new one; False when it has one or has ended."""
-    record = runs.read_record(directory)
-    if record.status in TERMINAL or runs.supervised(directory):
+    """Give a run that nobody looks after a new supervisor; False when it has one, gets one or has ended."""
+    if runs.read_record(directory).status != "NotResponding" or runs.supervised(directory):
         return False
-    starter = Starter()
-    starter.go(directory.path, secrets or {})
+    Starter().go(directory.path, secrets or {})
     return True
 
 
@@ -387,27 +385,60 @@ def cancel(directory: RunDirectory, *, kill: bool = False) -> None:
 def wait(directory: RunDirectory, timeout: float | None = None) -> Record:
     """Block until a run has ended and return its record; continues a run whose supervisor died.
 
-    Raises RunFailed with code `run.wait_timeout` after `timeout` seconds.
+    Raises RunFailed `run.wait_timeout` after `timeout` seconds, AmlError when no supervisor stays with it.
     """
     due = None if timeout is None else time.monotonic() + timeout
+    lost = Lost()
     while True:
-        resume(directory)
         if _await_supervisor(directory, due):
             record = runs.read_record(directory)
             if record.status in TERMINAL:
                 return record
+            lost.resume(directory, record)
         if due is not None and time.monotonic() >= due:
             raise RunFailed(
-                f"{directory.run_id} has not ended after {timeout:g} s", code="run.wait_timeout",
-                run_id=directory.run_id, exit_code=124,
-            )  # fmt: skip
+                f"{directory.run_id} has not ended after {timeout:g} s",
+                code="run.wait_timeout",
+                run_id=directory.run_id,
+                exit_code=124,
+            )
+
+
+class Lost:
+    """Gives a run that lost its supervisor a new one, ever less often, and not for ever."""
+
+    MOST = 5
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.due = 0.0
+
+    def resume(self, directory: RunDirectory, record: Record) -> None:
+        """Resume the run unless it is about to start, or it was done a moment ago.
+
+        Raises AmlError `secret.needed` for a run that waits for a person, `supervisor.error` at the end.
+        """
+        if record.status != "NotResponding" or time.monotonic() < self.due:
+            return
+        if record.reason == "secret.needed":
+            error = record.error or {}
+            raise AmlError(f"{record.run_id}: {error['message']}", code=record.reason, hint=error["hint"])
+        if self.times >= self.MOST:
+            raise AmlError(
+                f"{record.run_id} has no supervisor, and none stays",
+                code="supervisor.error",
+                hint=f"aml logs {record.run_id} --control",
+            )
+        resume(directory)
+        self.times += 1
+        self.due = time.monotonic() + 0.5 * 2.0**self.times
 
 
 def _await_supervisor(directory: RunDirectory, due: float | None) -> bool:
     """Sleep until the supervisor has gone, or for a second; True when it is gone."""
     seconds = 1.0 if due is None else max(0.0, min(1.0, due - time.monotonic()))
     who = runs.supervisor_identity(directory)
-    if who is not None:
+    if who is not None and processes.is_alive(who):
         processes.wait_end(who, seconds)
     elif runs.load_record(directory).status not in TERMINAL:
         time.sleep(min(seconds, 0.005))

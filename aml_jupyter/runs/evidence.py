@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # seconds without a heartbeat after which a job counts as not responding: three of the slowest
 SILENCE = 30.0
 # seconds a submitted run may take until its supervisor has announced itself
-STARTING = 10.0
+STARTING = 3.0
 # kinds whose job is a process that this machine can look at
 HERE = ("local",)
 _SMALL = 1 << 20
@@ -63,6 +63,8 @@ def _live(directory: RunDirectory, record: Record) -> Record:
     if asked and told in ("NotStarted", "Preparing", "Queued", "Running"):
         told = "CancelRequested"
     lost = _not_responding(directory, record)
+    if lost == _UNWATCHED and told == "NotResponding" and reason == "secret.needed":
+        lost = _WAITING
     if lost is not None:
         again = load_record(directory)
         if again.status in TERMINAL:  # it ended while we looked
@@ -78,6 +80,7 @@ def _live(directory: RunDirectory, record: Record) -> Record:
 _LOST = ("run.lost", "the process of the run is gone and left no ending")
 _UNTAKEN = ("supervisor.gone", "the job has ended and nobody has taken in its ending yet")
 _UNWATCHED = ("supervisor.gone", "nobody looks after the run: the process that supervised it is gone")
+_WAITING = ("secret.needed", "it was not started: it needs variables that are kept nowhere")
 
 
 def _not_responding(directory: RunDirectory, record: Record) -> tuple[str, str] | None:
@@ -99,7 +102,8 @@ def _not_responding(directory: RunDirectory, record: Record) -> tuple[str, str] 
 
 
 def _error(record: Record, code: str, message: str) -> dict[str, str]:
-    return {"code": code, "message": message, "hint": f"aml resume {record.run_id}"}
+    names = "".join(f" -e {name}=..." for name in record.environment_secret) if code == _WAITING[0] else ""
+    return {"code": code, "message": message, "hint": f"aml resume {record.run_id}{names}"}
 
 
 def _starting(directory: RunDirectory) -> bool:
