@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.run import Run as Run
+    from aml_jupyter.run import find as run
     from aml_jupyter.run import submit as submit
 
 __version__ = "0.1.0"

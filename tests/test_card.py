@@ -6,6 +6,7 @@ import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,9 +35,9 @@ HOSTILE = [
 ]
 
 
-def full_card(text: str = "x", **changes: object) -> Card:
+def full_card(text: str = "x", **changes: Any) -> Card:
     """A card with the same text everywhere."""
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "run_id": "iris_1764300000123",
         "status": "Failed",
         "name": text,

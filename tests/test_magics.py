@@ -1,0 +1,364 @@
+"""The magics in a real kernel: what a person types, and what appears below the cell."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.notebooks import Cell, Notebook
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"0" * 100).decode()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("magics") / "iris"
+    folder.mkdir()
+    (folder / "train.py").write_text(
+        "import sys\nprint('arguments', sys.argv[1:])\nopen('outputs/model.txt', 'w').write('m')\n"
+    )
+    (folder / "fails.py").write_text("import sys\nprint('before')\nsys.exit(7)\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home_of_module(project: Path) -> str:
+    return str(project.parent / "home" / ".azureml")
+
+
+@pytest.fixture(scope="module")
+def kernel(project: Path, home_of_module: str) -> Iterator[Notebook]:
+    found = Notebook(str(project), AML_HOME=home_of_module, HOME=str(project.parent / "home"))
+    try:
+        assert found.run("%load_ext aml_jupyter").status == "ok"
+        yield found
+    finally:
+        found.close()
+
+
+def job_of(home: str, cell: Cell) -> Path:
+    return Path(home) / "runs" / "local" / "default" / "iris" / cell.run_id / "job"
+
+
+def test_a_cell_shows_what_it_prints_draws_and_is(kernel: Notebook) -> None:
+    cell = kernel.run(
+        "%%amlrun local --name shows\n"
+        "import sys, aml_run\n"
+        "print('out'); print('err', file=sys.stderr); print('out again')\n"
+        f"aml_run.display({{'image/png': {PNG!r}, 'text/plain': 'a picture'}}, raw=True)\n"
+        "handle = None\n"
+        "[1, 2, 3]"
+    )
+    assert cell.status == "ok", cell.error
+    assert cell.text() == "out\nout again\n"
+    assert cell.text("stderr") == "err\n"
+    order = [one["content"]["text"] for one in cell.messages if one["msg_type"] == "stream"]
+    assert order == ["out\n", "err\n", "out again\n"]
+    assert [one.get("text/plain") for one in cell.displays[1:]] == ["a picture", "[1, 2, 3]"]
+    assert cell.displays[1]["image/png"] == PNG
+
+
+def test_the_card_stands_first_and_is_replaced_in_place(kernel: Notebook) -> None:
+    cell = kernel.run(
+        "%%amlrun local -p rate=0.5 --tag a --tag b=c --message hello\n"
+        "import aml_run\n"
+        "for n in range(5): aml_run.log('loss', rate / (n + 1))\n"
+        "open('outputs/model.bin', 'wb').write(b'12345'); open('lost.txt', 'w').write('x')\n"
+        "print('trained')"
+    )
+    first = next(one for one in cell.messages if one["msg_type"] in ("display_data", "stream"))
+    assert first["content"]["transient"]["display_id"] == f"aml-card-{cell.run_id}"
+    cards = [one for one in cell.shown() if one.startswith("aml-card-")]
+    assert len(cards) == 1
+    for text in cell.card.values():
+        for word in ("Completed", cell.run_id, "rate", "0.5", "loss", "outputs/model.bin", "5 B", "lost.txt"):
+            assert word in text
+        assert f"%aml rescue {cell.run_id} lost.txt" in text
+        assert "hello" in text
+    assert "trained" in cell.card["text/html"]
+    assert "polyline" in cell.card["text/html"]
+
+
+def test_a_script_gets_its_arguments_and_the_variable_is_the_run(kernel: Notebook) -> None:
+    cell = kernel.run("%amlrun local --run mine train.py -- --rate 0.1 'a b'")
+    assert cell.text() == "arguments ['--rate', '0.1', 'a b']\n"
+    told = kernel.run("print(mine.id, mine.status, list(mine.artifacts), mine.read('outputs/model.txt'))")
+    assert told.text() == f"{cell.run_id} Completed ['outputs/model.txt'] b'm'\n"
+
+
+def test_an_error_points_into_the_cell_and_fails_it(kernel: Notebook) -> None:
+    cell = kernel.run("%%amlrun local\n\nx = 1\nx / 0\n")
+    assert cell.status == "error"
+    assert "line 3" in cell.error
+    assert "x / 0" in cell.error
+    assert "ZeroDivisionError: division by zero" in cell.error
+    assert "aml_jupyter" not in cell.error
+    assert "ZeroDivisionError" not in cell.text("stderr"), "told once is enough"
+    assert cell.reply is not None
+    assert cell.reply["ename"] == "CellFailed"
+
+
+def test_a_failed_script_raises_its_exit_code_and_can_be_only_reported(kernel: Notebook) -> None:
+    cell = kernel.run("%amlrun local fails.py")
+    assert cell.status == "error"
+    assert "run.exit_nonzero" in cell.error
+    assert cell.text() == "before\n"
+    quiet = kernel.run("%amlrun local --no-raise-error fails.py")
+    assert quiet.status == "ok"
+    assert "Failed" in quiet.card["text/plain"]
+    also = kernel.run("%%amlrun local --no-raise-error\n1 / 0")
+    assert also.status == "ok"
+    assert also.text("stderr").count("ZeroDivisionError") == 1
+
+
+def test_values_go_in_and_come_back(kernel: Notebook) -> None:
+    kernel.run("numbers = [1, 2, 3]\nlabel = 'x'")
+    cell = kernel.run(
+        "%%amlrun local -i numbers,label -o total --out twice\ntotal = sum(numbers)\ntwice = label * 2"
+    )
+    assert cell.status == "ok", cell.error
+    assert kernel.run("print(total, twice)").text() == "6 xx\n"
+
+
+def test_a_cell_is_told_what_it_would_lack_before_anything_is_sent(
+    kernel: Notebook, home_of_module: str
+) -> None:
+    kernel.run("frame = [1]\nimport math as maths")
+    before = os.listdir(home_of_module + "/ids")
+    cell = kernel.run("%%amlrun local\nprint(frame, maths.pi)")
+    assert cell.status == "error"
+    assert "--in frame" in cell.error
+    assert "maths" in cell.error
+    assert os.listdir(home_of_module + "/ids") == before
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("%%amlrun local --nmae x", "did you mean --name?"),
+        ("%%amlrun nowhere", "local"),
+        ("%%amlrun", "Targets here: local"),
+        ("%%amlrun local --timeout soon", "is not a time"),
+        ("%%amlrun local -p novalue", "NAME=VALUE"),
+        ("%%amlrun local --in no_such_variable", "no variable no_such_variable"),
+        ("%%amlrun local --in 1x", "is not the name of a variable"),
+        ("%%amlrun local --name 'open", "quotation"),
+        ("%%amlrun local --run import", "is not the name of a variable"),
+        ("%%amlrun local --x=$(touch pwned) `touch pwned`", "did you mean"),
+    ],
+)
+def test_K2_a_wrong_line_says_what_is_wrong_and_starts_nothing(
+    kernel: Notebook, project: Path, line: str, told: str
+) -> None:
+    cell = kernel.run(line + "\n1")
+    assert cell.status == "error"
+    assert told in cell.error
+    assert "Traceback" not in cell.error
+    assert not cell.displays
+    assert not (project / "pwned").exists()
+
+
+K1 = [
+    "x = '''---\n{x} %s %(y)s $(id) `id` $HOME ${y}'''\n",
+    "tab\t= 1\n\n\n",
+    "# \u00e9\u4e2d\U0001f600 \u2028 \x0c\n",
+    "text = 'a\\r\\nb'\r\nb = 2\r\n",
+    "%%timeit_like = 1".replace("%%", "") + "\n",
+    "s = '%%amlrun local'\n!echo hello\n",
+    "import asyncio\nawait asyncio.sleep(0)\n",
+    "'''" + "5 MB " * 1_000_000 + "''';\n",
+]
+
+
+@pytest.mark.parametrize("source", K1, ids=range(len(K1)))
+def test_K1_the_bytes_of_a_cell_arrive_as_they_were_typed(
+    kernel: Notebook, home_of_module: str, source: str
+) -> None:
+    cell = kernel.run("%%amlrun local\n" + source)
+    assert cell.status == "ok", cell.error
+    arrived = (job_of(home_of_module, cell) / "cell.py").read_bytes()
+    assert hashlib.sha256(arrived).digest() == hashlib.sha256(source.encode()).digest()
+
+
+@pytest.mark.parametrize("source", ["x = '\\ud800'.encode('utf-16', 'surrogatepass')\n", "x = 'a\x00b'\n"])
+def test_K1_text_that_no_file_can_hold_is_refused_by_its_line(kernel: Notebook, source: str) -> None:
+    if "ud800" in source:
+        code = "get_ipython().run_cell_magic('amlrun', 'local', 'y = 1\\nx = \"\\ud800\"\\n')"
+    else:
+        code = "get_ipython().run_cell_magic('amlrun', 'local', 'y = 1\\nx = \"\\0\"\\n')"
+    cell = kernel.run(code)
+    assert cell.status == "error"
+    assert "line 2 of the cell" in cell.error
+
+
+def test_braces_and_dollars_are_replaced_in_the_line_and_never_in_the_cell(kernel: Notebook) -> None:
+    kernel.run("rate = 0.25\nwho = 'local'")
+    cell = kernel.run("%%amlrun {who} -p rate=$rate\nprint(rate, '{rate}', '$rate')")
+    assert cell.text() == "0.25 {rate} $rate\n"
+
+
+def test_the_options_are_shown_by_a_question_mark(kernel: Notebook) -> None:
+    cell = kernel.run("%%amlrun?")
+    assert cell.reply is not None
+    text = cell.reply["payload"][0]["data"]["text/plain"]
+    for word in ("--detach", "--in A,B", "--timeout TIME", "--from-run RUN", "examples:"):
+        assert word in text
+    assert kernel.run("%amlrun --help").status == "ok"
+
+
+def test_targets_verbs_and_options_are_completed(kernel: Notebook) -> None:
+    def completed(text: str) -> list[str]:
+        message = kernel.client.complete(text, reply=True, timeout=30)
+        found: list[str] = message["content"]["matches"]
+        return found
+
+    assert any("local" in one for one in completed("%%amlrun lo"))
+    assert any("--timeout" in one for one in completed("%amlrun local --time"))
+    assert any("rescue" in one for one in completed("%aml res"))
+
+
+def test_progress_bars_and_escape_sequences_arrive_folded_and_harmless(kernel: Notebook) -> None:
+    cell = kernel.run(
+        "%%amlrun local\n"
+        "import sys, time\n"
+        "for n in range(101): sys.stdout.write('\\r%d%%' % n)\n"
+        "sys.stdout.write('\\n\\x1b[31mred\\x1b[0m \\x1b]0;title\\x07\\x1b[2J\\x00end\\n')"
+    )
+    shown = cell.text()
+    assert "100%" in shown
+    assert shown.count("%") < 60
+    assert "\x1b[31mred\x1b[0m" in shown
+    assert "title" not in shown
+    assert "\x1b[2J" not in shown
+    assert "\x00" not in shown
+
+
+def test_display_updates_replace_what_they_name_and_clear_output_keeps_the_card(kernel: Notebook) -> None:
+    cell = kernel.run(
+        "%%amlrun local\n"
+        "import time, aml_run\n"
+        "for n in range(200):\n"
+        "    aml_run.display({'text/plain': str(n)}, raw=True, display_id='bar', update=n > 0)\n"
+        "print('gone'); time.sleep(.3); aml_run.clear_output(); print('stays')"
+    )
+    assert cell.status == "ok", cell.error
+    bars = [data for name, data in cell.shown().items() if name.endswith("-bar")]
+    assert [one["text/plain"] for one in bars] == ["199"]
+    assert len(cell.of("update_display_data")) < 60
+    assert len(cell.of("clear_output")) == 1
+    kinds = [one["msg_type"] for one in cell.messages]
+    after = cell.messages[kinds.index("clear_output") + 1]
+    assert after["content"]["transient"]["display_id"] == f"aml-card-{cell.run_id}"
+    assert "Completed" in cell.card["text/plain"]
+
+
+def test_G1_a_long_output_stays_bounded_and_says_how_to_read_the_rest(kernel: Notebook) -> None:
+    cell = kernel.run("%%amlrun local\nfor n in range(200_000): print(n, 'x' * 50)")
+    assert len(cell.text()) == 256 << 10
+    tail = next(data for name, data in cell.shown().items() if name.endswith("-tail"))
+    assert "199999 xx" in tail["text/plain"]
+    assert f"%aml logs {cell.run_id}" in tail["text/html"]
+    assert "Completed" in cell.card["text/plain"]
+    assert sum(len(str(one["content"])) for one in cell.messages) < 1_000_000
+
+
+def test_G1_a_flood_of_small_pieces_stays_below_the_limits_of_the_server(kernel: Notebook) -> None:
+    cell = kernel.run(
+        "%%amlrun local\nimport sys\nfor n in range(20_000):\n    print(n); print(n, file=sys.stderr)"
+    )
+    assert cell.status == "ok"
+    times = [stamp for one, stamp in zip(cell.messages, cell.times, strict=True)]
+    busiest = max(sum(begin <= one < begin + 3 for one in times) for begin in times)
+    assert busiest < 3000
+    assert len(cell.messages) < 2500
+
+
+@pytest.mark.slow
+def test_G2_one_line_of_ten_megabytes_is_cut(kernel: Notebook) -> None:
+    cell = kernel.run("%%amlrun local\nprint('y' * 10_000_000, end='')")
+    assert len(cell.text()) <= 256 << 10
+    assert sum(len(str(one["content"])) for one in cell.messages) < 1_000_000
+
+
+def test_a_detached_run_returns_at_once_and_its_card_follows(kernel: Notebook) -> None:
+    cell = kernel.run("%%amlrun local -d --run away\nimport time\ntime.sleep(1)\nprint('late')")
+    assert cell.status == "ok"
+    assert "Completed" not in cell.card["text/plain"]
+    other = kernel.start("import time\ntime.sleep(3)\nprint('mine')")
+    kernel.finish(other)
+    assert other.text() == "mine\n"
+    assert not other.of("display_data")
+    assert "Completed" in cell.card["text/plain"]
+    assert "late" in cell.card["text/html"]
+    assert not cell.text()
+    assert kernel.run("print(away.status, away.logs())").text() == "Completed late\n\n"
+
+
+def test_a_run_is_attached_with_its_output_replayed(kernel: Notebook) -> None:
+    first = kernel.run("%%amlrun local -q\nprint('once')\n[1]", cell_id="cell-7")
+    assert not first.text()
+    again = kernel.run("%aml attach @last")
+    assert again.text() == "once\n"
+    assert again.displays[1]["text/plain"] == "[1]"
+    assert again.run_id == first.run_id
+    cell = kernel.run("%aml attach @cell", cell_id="cell-7")
+    assert cell.run_id == first.run_id
+
+
+def test_verbs_are_those_of_the_command(kernel: Notebook) -> None:
+    run = kernel.run("%amlrun local train.py")
+    table = kernel.run("%aml runs --limit 2").displays[0]
+    assert run.run_id in table["text/plain"]
+    assert "<table>" in table["text/html"]
+    assert kernel.run(f"%aml cat {run.run_id} outputs/model.txt").text() == "m"
+    assert "Completed" in kernel.run(f"%aml show {run.run_id}").card["text/plain"]
+    assert f'"run_id": "{run.run_id}"' in kernel.run(f"%aml show {run.run_id} --json").text()
+    assert "did you mean rescue" in kernel.run("%aml rescu x").error
+    assert "usage: %aml" in kernel.run("%aml").text()
+    assert "arguments []" in kernel.run("%aml run local train.py").text()
+
+
+def test_the_calling_notebook_is_left_out_and_the_cell_is_known(
+    kernel: Notebook, project: Path, home_of_module: str
+) -> None:
+    (project / "work.ipynb").write_text("{}")
+    kernel.run(f"__vsc_ipynb_file__ = {str(project / 'work.ipynb')!r}")
+    cell = kernel.run("%%amlrun local\nimport os\nprint(os.path.exists('work.ipynb'))", cell_id="cell-9")
+    assert cell.text() == "False\n"
+    told = kernel.run("print(_run.record.notebook, _run.record.cell_id)")
+    assert told.text() == "work.ipynb cell-9\n"
+    kernel.run("del __vsc_ipynb_file__")
+
+
+def test_a_dry_run_tells_what_would_be_sent_and_sends_nothing(kernel: Notebook, home_of_module: str) -> None:
+    before = os.listdir(home_of_module + "/ids")
+    cell = kernel.run("%%amlrun local --dry-run\n1")
+    assert cell.status == "ok", cell.error
+    assert "target: local" in cell.text()
+    assert "train.py" in cell.text() + str(cell.displays)
+    assert os.listdir(home_of_module + "/ids") == before
+
+
+def test_K5_the_same_cell_twice_is_two_runs(kernel: Notebook) -> None:
+    code = "%%amlrun local -q\n1"
+    ids = {kernel.run(code).run_id for _ in range(3)}
+    assert len(ids) == 3
+
+
+def test_a_run_that_is_timed_out_says_so(kernel: Notebook) -> None:
+    cell = kernel.run("%%amlrun local --timeout 0.5s\nimport time\ntime.sleep(60)")
+    assert cell.status == "error"
+    assert "run.timeout" in cell.error
+
+
+def test_unloading_takes_the_magics_away_and_loading_brings_them_back(kernel: Notebook) -> None:
+    assert kernel.run("%unload_ext aml_jupyter").status == "ok"
+    assert re.search("not found", kernel.run("%amlrun local train.py").text("stderr"))
+    assert kernel.run("%load_ext aml_jupyter").status == "ok"
+    assert kernel.run("%amlrun local train.py").status == "ok"
