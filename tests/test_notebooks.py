@@ -14,7 +14,8 @@ from typing import Any
 import nbformat
 import pytest
 
-pytestmark = pytest.mark.slow
+# one worker: the notebook is executed once for all of them
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("quickstart")]
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
