@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from aml_jupyter.confined import FileFault, FileThere, MissingFile, Root, check_name
+from aml_jupyter.confined import FileFault, FileThere, Root, check_name
 from aml_jupyter.errors import ArtifactError, ConfinedError
 from aml_jupyter.frozen import Value
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 
 CHUNK = 1 << 20
+# beside the artifacts of a run: which run that is
+_OWNER = ".uuid"
 
 
 class Stored(Value):
@@ -73,7 +75,7 @@ class FolderStore:
 
     def _claimed(self, prefix: str, uuid: str) -> bool:
         with _Faults(prefix), Root.create(self.path) as root:
-            name = prefix + "/.uuid"
+            name = f"{prefix}/{_OWNER}"
             try:
                 root.publish(name, lambda fd: os.write(fd, uuid.encode()), sync=False)
             except FileThere:
@@ -136,20 +138,13 @@ class FolderStore:
         check_key(prefix)
         with _Faults(prefix):
             try:
-                root = Root(self.path)
-            except MissingFile:
-                return
-            with root:
-                try:
+                with Root(self.path) as root:
                     for entry in root.walk(prefix):
-                        if (
-                            entry.kind == "file"
-                            and not entry.name.startswith(".aml-")
-                            and entry.name != ".uuid"
-                        ):
+                        if entry.kind == "file" and entry.name != _OWNER and not _is_temporary(entry.name):
                             yield Stored(key=entry.path, size=entry.size)
-                except MissingFile:
-                    return
+            except FileFault as error:
+                if error.code not in ("path.missing", "path.not_folder"):
+                    raise
 
     def delete(self, key: str) -> None:
         """Remove files and folders; see ArtifactStore."""
@@ -160,6 +155,11 @@ class FolderStore:
         except ArtifactError as error:
             if error.code != "artifact.unknown":
                 raise
+
+
+def _is_temporary(name: str) -> bool:
+    # what a killed writer left behind
+    return name.startswith(".aml-") and name.endswith(".tmp")
 
 
 def check_key(key: str) -> None:
