@@ -169,6 +169,8 @@ def _tail_position(path: str, lines: int) -> int:
         with open(path, "rb") as file:
             position = size = file.seek(0, 2)
             wanted = lines
+            if lines == 0:
+                return size
             while position > 0:
                 begin = max(0, position - (1 << 16))
                 file.seek(begin)
@@ -181,7 +183,7 @@ def _tail_position(path: str, lines: int) -> int:
                         return begin + at + 1
                     end = at
                 position = begin
-            return 0 if lines > 0 else size
+            return 0
     except FileNotFoundError:
         return 0
 
