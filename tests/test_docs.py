@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from aml_jupyter.commands import VERBS
+from aml_jupyter.magics.options import parser_of
 from tests.requirements import need
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +57,17 @@ def test_every_verb_and_option_is_documented_as_it_is() -> None:
     verbs = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(verbs)
     assert read("docs/cli.md").partition(verbs.MARK)[2] == verbs.generated(), "run: python docs/verbs.py"
+
+
+@pytest.mark.parametrize("magic", ["%%amlrun", "%amlrun"])
+def test_every_option_of_a_magic_is_documented(magic: str) -> None:
+    options = {text for action in parser_of(magic)._actions for text in action.option_strings} - {
+        "-h",
+        "--help",
+    }
+    assert {"-d", "--name", "--dry-run"} <= options
+    documented = set(re.findall(r"`(--?[a-z-]+)", read("docs/notebook.md") + read("docs/cli.md")))
+    assert options <= documented
 
 
 def test_every_verb_that_a_message_names_exists() -> None:
