@@ -90,7 +90,7 @@ def _look_after() -> None:
         for kept in now:
             try:
                 goes_on = kept.context.run(kept.look)
-            except (AmlError, OSError, ValueError):  # the run was removed, or the kernel is ending
+            except Exception:  # noqa: BLE001 - removed, or the kernel is ending: a thread may print in no cell
                 goes_on = False
             if not goes_on:
                 with _lock:

@@ -284,6 +284,8 @@ class _Flow:
         name = event.get("display_id")
         if name is not None and event.get("update"):
             self.updates[str(name)] = event
+        elif len(self.waiting) > BURST:
+            self.dropped += 1
         else:
             self.waiting.append(("display", name, event))
 

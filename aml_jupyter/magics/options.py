@@ -66,7 +66,10 @@ def parser_of(name: str) -> Parser:
 def parse(name: str, line: str) -> Namespace:
     """The options of a line.  Raises UsageError; HelpShown after `--help` was printed."""
     before, after = split_after_dashes(words_of(line))
-    options: Namespace = parser_of(name).parse_args(before)
+    try:
+        options: Namespace = parser_of(name).parse_args(before)
+    except UsageError as error:
+        raise UsageError(error.message, hint=f"{name}? shows the options.") from None
     options.after = after
     for several in ("inputs", "outputs"):
         names = [one for part in getattr(options, several, []) for one in part]

@@ -82,8 +82,11 @@ class Page:
         told = self.names.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
         if not isinstance(told, str) or not told.endswith(".ipynb"):
             return None
-        path = os.path.abspath(told)
-        return path if os.path.isfile(path) else None
+        # some servers tell the path below their own root: the kernel starts beside its notebook
+        for path in (told, os.path.basename(told)):
+            if os.path.isfile(path):
+                return os.path.abspath(path)
+        return None
 
     def show_error(self, kind: str, message: str, lines: list[str]) -> None:
         """Show a traceback as a failed cell does, without failing the cell."""

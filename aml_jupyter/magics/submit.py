@@ -17,7 +17,7 @@ from aml_jupyter.cell import HERE, check, to_bytes
 from aml_jupyter.commands import HelpShown
 from aml_jupyter.commands.submit import project_of, request_of
 from aml_jupyter.commands.watch import exit_status
-from aml_jupyter.errors import AmlError, RunFailed, UsageError
+from aml_jupyter.errors import AmlError, RunFailed, UsageError, ValueTransferError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.follow import Follower
 from aml_jupyter.job import TERMINAL
@@ -160,6 +160,7 @@ def _submit(page: Page, options: Namespace, warnings: tuple[str, ...], **fields:
         directory = experiment.submit(request, project)
         page.define({options.run: Run(directory)})
         if options.detach:
+            _obey(page, directory, interrupts)
             from aml_jupyter.magics.keeper import keep
 
             keep(page, directory)
@@ -197,7 +198,7 @@ def attend(
     live.show()
     record = _follow(page, directory, live, interrupts)
     live.finish(record)
-    _bring_back(page, directory, live)
+    problem = _bring_back(page, directory, live)
     if record.status != "Completed":
         failed = failure_of(live, record)
         if raise_error:
@@ -207,6 +208,8 @@ def attend(
     elif live.error and raise_error:
         # it was held back to be raised, and then the run ended well all the same
         page.write("stderr", "\n".join(error_lines(live.error)) + "\n")
+    if problem is not None:
+        raise problem
 
 
 def failure_of(live: Live, record: Record) -> CellFailed:
@@ -280,16 +283,23 @@ def _obey(page: Page, directory: RunDirectory, interrupts: Interrupts) -> None:
     experiment.cancel(directory, kill=kill)
 
 
-def _bring_back(page: Page, directory: RunDirectory, live: Live) -> None:
-    """Define the variables that `--out` asked for."""
+def _bring_back(page: Page, directory: RunDirectory, live: Live) -> AmlError | None:
+    """Define the variables that `--out` asked for; what is wrong with the first that cannot be."""
     if not live.values:
-        return
+        return None
     from aml_jupyter import values
 
-    def read(sha256: str) -> bytes:
-        return payload(directory, sha256, LARGEST_READ)
-
-    page.define({name: values.decode(event, read) for name, event in live.values.items()})
+    problem = None
+    for name, event in live.values.items():
+        try:
+            value = values.decode(event, lambda sha256: payload(directory, sha256, LARGEST_READ))
+        except AmlError as error:
+            problem = problem or error
+        except FileNotFoundError as error:
+            problem = problem or ValueTransferError(f"the bytes of {name} are not in the run: {error}")
+        else:
+            page.define({name: value})
+    return problem
 
 
 class Interrupts:

@@ -83,6 +83,10 @@ def _execute(page: Page, words: list[str]) -> None:
     screen = NotebookScreen(page)
     try:
         status = execute(words, screen, prog="%aml")
+    except KeyboardInterrupt:
+        if not words or words[0] != "logs":
+            raise
+        status = 0  # who follows a log has seen enough of it
     finally:
         screen.finish()
     if status and words and words[0] in _STATUS_OF_RUN:
