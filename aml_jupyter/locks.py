@@ -10,8 +10,6 @@ import time
 from aml_jupyter.errors import HistoryError
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Self
 
 # seconds that anybody waits for anybody else
 PATIENCE = 30.0
@@ -22,12 +20,12 @@ _UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EIN
 class exclusive:  # noqa: N801 - used as a statement: with exclusive(path)
     """Hold the lock of a file (made when missing) or folder; gives its descriptor.
 
-    Raises HistoryError `history.locked`, naming the holder, after `patience` seconds.
+    Raises HistoryError `history.locked`, naming the holder, after `patience` seconds (PATIENCE).
     """
 
-    def __init__(self, path: str, patience: float = PATIENCE) -> None:
+    def __init__(self, path: str, patience: float | None = None) -> None:
         self.path = path
-        self.patience = patience
+        self.patience = PATIENCE if patience is None else patience
 
     def __enter__(self) -> int:
         folder = os.path.isdir(self.path)
@@ -48,19 +46,9 @@ class exclusive:  # noqa: N801 - used as a statement: with exclusive(path)
         pause = 0.0005
         while not try_lock(self.fd):
             if time.monotonic() >= due:
-                raise locked(self.path)
+                raise locked(self.path, self.patience)
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)
-
-
-class unlocked:  # noqa: N801 - the same statement where nothing may be written
-    """Stands in for `exclusive` where there is nothing to lock."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def try_lock(fd: int) -> bool:
@@ -75,12 +63,12 @@ def try_lock(fd: int) -> bool:
     return True
 
 
-def locked(path: str) -> HistoryError:
+def locked(path: str, waited: float) -> HistoryError:
     """The error for a lock that was not given in time; names who holds it where the system tells."""
     pids = holders(path)
     who = ", ".join(f"process {pid} ({_command(pid)})" for pid in pids) or "another process"
     return HistoryError(
-        f"{path} has been locked for {PATIENCE:g} s by {who}",
+        f"{path} was locked for {waited:g} s by {who}",
         code="history.locked",
         hint="Nothing is lost: changes are queued. End that process or continue it (kill -CONT).",
     )

@@ -102,6 +102,8 @@ class _Collection:
         self.rejections = 0
         self.device = store.device() if isinstance(store, FolderStore) else None
         self.prefix = store.claim(directory.run_id, run_uuid(directory))
+        if isinstance(store, FolderStore):
+            store.tidy(self.prefix)
 
     def run(self) -> Manifest:
         """Collect; nothing below `outputs` is followed, opened or moved but regular files."""

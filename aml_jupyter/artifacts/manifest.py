@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from aml_jupyter.artifacts.store import FolderStore
-from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
+from aml_jupyter.confined import MissingFile, make_root, read_bounded, write_atomic
 from aml_jupyter.errors import ArtifactError
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import FORMAT, check_format
@@ -109,7 +111,16 @@ def write_manifest(directory: Folder, manifest: Manifest) -> None:
         check_format(unseal(read_bounded(path, _LARGEST), path), path)
     except MissingFile:
         pass
+    _mark(directory)
     write_atomic(path, seal(manifest.to_json()))
+    _mark(directory)
+
+
+def _mark(directory: Folder) -> None:
+    """Have readers of the history look at the run again, which is told by a file of its id in `dirty`."""
+    make_root(directory.home + "/dirty")
+    name = f"{directory.home}/dirty/{directory.run_id}"
+    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
 def listing(directory: Folder) -> tuple[Artifact, ...]:

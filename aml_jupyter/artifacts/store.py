@@ -110,6 +110,14 @@ class FolderStore:
                     return False
         return True
 
+    def tidy(self, prefix: str) -> None:
+        """Remove what killed writers left below a prefix that nobody else writes to now."""
+        check_key(prefix)
+        with _Faults(prefix), Root.create(self.path) as root:
+            left = [entry.path for entry in root.walk(prefix) if _is_temporary(entry.name)]
+            for path in left:
+                root.remove_tree(path)
+
     def device(self) -> int:
         """The number of the file system that the folder is on."""
         with _Faults(""), Root.create(self.path) as root:

@@ -16,7 +16,7 @@ import sqlite3
 
 from aml_jupyter.confined import make_root
 from aml_jupyter.errors import AmlError, RunNotFound, UsageError
-from aml_jupyter.locks import exclusive, locked
+from aml_jupyter.locks import PATIENCE, exclusive, locked
 from aml_jupyter.runs import schema
 from aml_jupyter.runs.damage import Finding
 from aml_jupyter.runs.directory import (
@@ -314,7 +314,7 @@ class History:
             self._db.execute("ROLLBACK")
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise locked(self.path) from error
+            raise locked(self.path, PATIENCE) from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
             self._open_in_memory(
                 "The history may not be written to; the list was made from the runs themselves."

@@ -64,6 +64,7 @@ class Record(Value):
     environment_secret: tuple[str, ...] = ()
     interpreter: str = ""
     python_version: str = ""
+    environment: Mapping[str, Any] = _EMPTY
     snapshot_id: str = ""
     snapshot_files: int = 0
     snapshot_bytes: int = 0
