@@ -84,6 +84,9 @@ def plan(request: Request, project: Project | None = None) -> Plan:
     """
     project = project or find_project()
     source = runs.find(request.from_run, aml_home(), project) if request.from_run else None
+    if source:
+        request = _like(source, request)
+    _check_workdir(request)
     configuration, target = project.resolve(request.target, request.compute)
     executor = executor_for(target.kind)
     executor.check(target)
@@ -92,7 +95,7 @@ def plan(request: Request, project: Project | None = None) -> Plan:
     if project.notice:
         warnings.append(project.notice)
     framework = _framework(configuration, target, warnings)
-    command = _command(request, configuration, python, project)
+    command = _command(request, configuration, python, project.root if source is None else None)
     share = _share(project, target, _source(request, command, project), warnings)
     return Plan(
         request=request,
@@ -186,10 +189,36 @@ def _source(request: Request, command: tuple[str, ...], project: Project) -> str
         return ""
 
 
+def _like(source: RunDirectory, request: Request) -> Request:
+    """A request that names neither script nor cell repeats those of the run whose code it takes."""
+    if request.script is not None or request.cell is not None:
+        return request
+    record = runs.read_record(source)
+    arguments = request.arguments or record.arguments
+    params = {**record.params, **request.params}
+    if record.cell_sha256 is None:
+        # parameters of a script are among its arguments already, unless there are new ones
+        script = record.script_name
+        return request.replace(script=script, arguments=arguments, params=request.params)
+    cell = read_bounded(source.job + "/cell.py", LARGEST_SCRIPT)
+    return request.replace(cell=cell, arguments=arguments, params=params)
+
+
+def _check_workdir(request: Request) -> None:
+    path = os.path.normpath(request.workdir or ".")
+    if os.path.isabs(path) or path.startswith(".."):
+        raise UsageError(
+            f"--workdir {request.workdir}: it is a folder inside the copy of the project, such as notebooks"
+        )
+
+
 def _command(
-    request: Request, configuration: RunConfiguration, python: str, project: Project
+    request: Request, configuration: RunConfiguration, python: str, root: str | None
 ) -> tuple[str, ...]:
-    """The command below the interpreter: the cell's driver is put in when the run directory is known."""
+    """The command below the interpreter: the cell's driver is put in when the run directory is known.
+
+    A script is looked for below `root`; None for the code of an earlier run, which need not be there now.
+    """
     if request.cell is not None:
         return (python, *(request.arguments or configuration.argument_vector[1:]))
     vector = configuration.command(request.script, request.arguments)
@@ -199,15 +228,18 @@ def _command(
             hint="aml run TARGET script.py -- arguments",
         )
     params = tuple(f"--{name}={value}" for name, value in request.params.items())
-    return (python, _script_in_project(vector[0], project.root), *vector[1:], *params)
+    script = vector[0] if root is None else _script_in_project(vector[0], root)
+    return (python, script, *vector[1:], *params)
 
 
 def _script_in_project(script: str, root: str) -> str:
     """The script's path below the project, with `/`; as typed from the working folder or from the root."""
     script = script.replace("\\", "/")
-    here = os.path.abspath(script)
-    for path in (here, os.path.join(root, script)):
-        inside = os.path.relpath(path, root)
+    whole = os.path.realpath(root)
+    for path in (os.path.abspath(script), os.path.join(root, script)):
+        # the folders on the way may be reached by links, the script itself keeps its name
+        folder, name = os.path.split(path)
+        inside = os.path.relpath(os.path.join(os.path.realpath(folder), name), whole)
         if not inside.startswith("..") and os.path.isfile(path):
             return inside.replace(os.sep, "/")
     raise UsageError(

@@ -40,7 +40,7 @@ def _c_parts() -> tuple[Any, Any] | None:
         return "".join(encoder(value, 0))
 
     def scan(text: str, object_hook: Callable[[dict[str, Any]], Any] | None) -> tuple[Any, int]:
-        found: tuple[Any, int] = make_scanner(_Context(object_hook))(text, 0)
+        found: tuple[Any, int] = make_scanner(_Context(object_hook))(text, 0)  # type: ignore[arg-type]
         return found
 
     try:

@@ -146,6 +146,7 @@ class _Supervision:
 
     def _watch(self, handle: Handle) -> tuple[Exit | None, str | None]:
         self._state("Running")
+        self._note_environment()
         # loaded while the job runs, not when it has ended
         import aml_jupyter.collection  # noqa: F401
 
@@ -160,6 +161,17 @@ class _Supervision:
             if isinstance(liveness, Unreachable):
                 self._state("NotResponding", liveness.cause)
             self._forward_cancel(handle)
+
+    def _note_environment(self) -> None:
+        """What the interpreter had installed when the job began."""
+        from aml_jupyter.packages import record_environment
+
+        try:
+            found = record_environment(self.directory.home, self.job.python)
+        except OSError as error:  # no space, or no permission: the run is worth more than the list
+            self._log(f"the packages of {self.job.python} are not recorded: {error}")
+            return
+        self.record = self.record.replace(environment=found, python_version=found["version"])
 
     def _cancel_request(self) -> str | None:
         return runs.cancel_request(self.directory)

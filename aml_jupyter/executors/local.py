@@ -7,11 +7,13 @@ import sys
 
 from aml_jupyter import plainjson, processes
 from aml_jupyter.confined import Root, remove_tree
-from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.errors import ConfigError, TargetUnavailable
 from aml_jupyter.job import Alive, Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from aml_jupyter.config import Target
     from aml_jupyter.job import Handle, Job, Liveness
 
@@ -51,6 +53,7 @@ class LocalExecutor:
                 remove_tree(partial)
             Store(job.snapshots).materialize(job.snapshot_id, partial)
             os.makedirs(partial + "/outputs", exist_ok=True)
+            _check_script(job, partial)
             os.rename(partial, job.work)
         if not os.access(job.python, os.X_OK):
             raise TargetUnavailable(
@@ -110,6 +113,15 @@ class LocalExecutor:
         """Nothing to bring: the working copy is already here."""
 
 
+def _check_script(job: Job, copy: str) -> None:
+    if not job.cell and not os.path.lexists(os.path.join(copy, job.command[1])):
+        raise ConfigError(
+            f"{job.command[1]} is not in the snapshot: a rule leaves it out",
+            code="run.script_missing",
+            hint="aml snapshot --dry-run names the rule; --include sends it all the same.",
+        )
+
+
 def _single_threaded() -> bool:
     """Whether a fork is safe here: a supervisor has one thread, a kernel or a test many."""
     try:
@@ -146,16 +158,16 @@ def _spawn_runtime(job: str) -> int:
     )
 
 
-def _runtime(handle: Handle) -> dict[str, object] | None:
+def _runtime(handle: Handle) -> dict[str, Any] | None:
     try:
         with open(handle["job"] + "/started.json", "rb") as file:
-            started: dict[str, object] = plainjson.loads(file.read())
+            started: dict[str, Any] = plainjson.loads(file.read())
             return started
     except FileNotFoundError:
         return handle["spawned"]  # type: ignore[no-any-return]
 
 
-def _evidence(who: dict[str, object]) -> str:
+def _evidence(who: dict[str, Any]) -> str:
     if who.get("boot_id") != processes.boot_id():
         return "this machine was restarted"
     return f"process {who['pid']} of the runtime is gone"

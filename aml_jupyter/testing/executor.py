@@ -31,10 +31,10 @@ def wait_for_end(executor: Executor, handle: Handle, seconds: float = 60.0) -> N
 
 def read_all(executor: Executor, handle: Handle, name: str) -> bytes:
     """A whole file of `job/`, a block at a time."""
-    parts = []
-    while part := executor.read(handle, name, sum(map(len, parts))):
-        parts.append(part)
-    return b"".join(parts)
+    whole = b""
+    while part := executor.read(handle, name, len(whole)):
+        whole += part
+    return whole
 
 
 def read_exit(executor: Executor, handle: Handle) -> Exit:

@@ -1,0 +1,84 @@
+"""Which packages an interpreter has, read from the names of its metadata folders without starting it."""
+
+from __future__ import annotations
+
+import os
+
+from aml_jupyter import plainjson
+from aml_jupyter.confined import write_atomic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def record_environment(home: str, python: str) -> dict[str, Any]:
+    """What a run's record says of its interpreter; the list of packages is kept once for each content.
+
+    `{"python", "version", "packages", "digest"}`: path, version as far as it is known, number of packages,
+    and the name of the list below `environments/`.
+    """
+    prefix = os.path.dirname(os.path.dirname(python))
+    packages: dict[str, str] = {}
+    for folder in _site_packages(prefix):
+        packages.update(_installed(folder))
+    data = plainjson.dumps({"format": 1, "python": python, "packages": packages}, sort_keys=True).encode()
+    import hashlib
+
+    digest = hashlib.sha256(data).hexdigest()
+    path = f"{home}/environments/{digest}.json"
+    if not os.path.exists(path):
+        os.makedirs(f"{home}/environments", mode=0o700, exist_ok=True)
+        write_atomic(path, data, sync=False)
+    return {"python": python, "version": _version(prefix), "packages": len(packages), "digest": digest}
+
+
+def _site_packages(prefix: str) -> list[str]:
+    """The folders of an installation or virtual environment, and of what the latter stands on."""
+    settings = _settings(prefix)
+    prefixes = [prefix]
+    if settings.get("include-system-site-packages") == "true" and settings.get("home"):
+        prefixes.insert(0, os.path.dirname(settings["home"]))
+    found = []
+    for one in prefixes:
+        try:
+            names = os.listdir(one + "/lib")
+        except OSError:  # an interpreter that is laid out in another way
+            continue
+        found += [f"{one}/lib/{name}/site-packages" for name in sorted(names) if name.startswith("python3")]
+        found += [f"{one}/lib/{name}/dist-packages" for name in sorted(names) if name.startswith("python3")]
+    return found
+
+
+def _installed(folder: str) -> dict[str, str]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return {}
+    found = {}
+    for name in names:
+        stem, dot, ending = name.rpartition(".")
+        if dot and ending in ("dist-info", "egg-info"):
+            package, _, version = stem.partition("-")
+            found[package.lower().replace("_", "-")] = version.partition("-py")[0]
+    return found
+
+
+def _settings(prefix: str) -> dict[str, str]:
+    try:
+        with open(prefix + "/pyvenv.cfg", encoding="utf-8") as file:
+            pairs = (line.partition("=") for line in file)
+            return {name.strip(): value.strip() for name, _, value in pairs}
+    except (OSError, ValueError):
+        return {}
+
+
+def _version(prefix: str) -> str:
+    settings = _settings(prefix)
+    if version := settings.get("version") or settings.get("version_info"):
+        return version
+    try:
+        names = [name for name in os.listdir(prefix + "/lib") if name.startswith("python3")]
+    except OSError:
+        return ""
+    return names[0].removeprefix("python") if len(names) == 1 else ""
