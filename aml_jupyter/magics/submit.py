@@ -57,9 +57,12 @@ class CellFailed(RunFailed):
             exit_code=exit_status(record),
         )
         self.lines = lines
+        self.status = record.status
 
     def _render_traceback_(self) -> list[str]:
-        return [*self.lines, *str(self).splitlines()]
+        if not self.lines:
+            return str(self).splitlines()
+        return [*self.lines, f"{self.run_id} {self.status} [{self.code}]"]
 
 
 def run_cell(shell: Any, line: str, cell: str) -> None:
