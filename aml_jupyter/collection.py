@@ -26,14 +26,17 @@ LARGEST_VALUE = 64 << 20
 
 
 def read_events(path: str) -> Iterator[dict[str, Any]]:
-    """The events of `events.jsonl` in order; a line cut off by a crash ends them."""
+    """The events of `events.jsonl` in order; a line that is none, by a script's own hand, is passed over."""
     try:
         with open(path, "rb") as file:
             for line in file:
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n"):  # cut off by a crash
                     return
-                event = plainjson.loads(line)
-                if "type" in event:
+                try:
+                    event = plainjson.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(event, dict) and isinstance(event.get("type"), str):
                     yield event
     except FileNotFoundError:
         return

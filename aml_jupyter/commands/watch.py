@@ -7,7 +7,7 @@ import time
 from aml_jupyter import experiment, runs
 from aml_jupyter.commands import add_json, parse_seconds
 from aml_jupyter.config import aml_home
-from aml_jupyter.errors import ConfigError, RunFailed, UsageError
+from aml_jupyter.errors import ConfigError, RunFailed, RunNotFound, UsageError
 from aml_jupyter.follow import Event, Follower, Text
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.printable import safe_name
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # exit statuses of endings that have none of their own, as shells and coreutils number them
 CANCELED, TIMED_OUT, LOST = 130, 124, 125
+# seconds that a supervisor may need to notice that its run's record is gone
+REWRITTEN = 5.0
 
 
 def find_run(reference: str) -> RunDirectory:
@@ -70,7 +72,7 @@ def _show_event(event: dict[str, object], screen: Screen) -> None:
 
 def follow_to_end(directory: RunDirectory, screen: Screen, *, quiet: bool = False) -> int:
     """Print a run's output as it happens; Ctrl-C cancels it, a second one kills it."""
-    told = tell_warnings(runs.load_record(directory), screen)
+    told = tell_warnings(_present(directory), screen)
     follower = Follower(directory)
     interrupts = 0
     record = None
@@ -102,6 +104,20 @@ def _ending(directory: RunDirectory, follower: Follower) -> Record | None:
         if error.code != "run.wait_timeout":
             raise
         return None
+    except RunNotFound:
+        return _present(directory)
+
+
+def _present(directory: RunDirectory) -> Record:
+    """The record of a run that was just there: where a script deletes it, its supervisor writes it anew."""
+    due = time.monotonic() + REWRITTEN
+    while True:
+        try:
+            return runs.load_record(directory)
+        except RunNotFound:
+            if time.monotonic() > due:
+                raise
+        time.sleep(0.02)
 
 
 def tell_warnings(record: Record, screen: Screen, told: tuple[str, ...] = ()) -> tuple[str, ...]:
