@@ -174,10 +174,10 @@ def _check_artifacts(directory: RunDirectory, record: Record) -> Iterator[Findin
     except MissingFile:
         if record.artifacts:
             message = f"{record.artifacts} artifacts were kept, and their list is gone"
-            yield Finding(code="artifacts.missing", path=path, message=message, hint=_LIST_AGAIN)
+            yield Finding(code="artifacts.missing", path=path, message=message, hint=_IN_STORE)
         return
     except AmlError as error:
-        yield Finding(code="artifacts.corrupt", path=path, message=error.message, hint=_LIST_AGAIN)
+        yield Finding(code="artifacts.corrupt", path=path, message=error.message, hint=_IN_STORE)
         return
     folder = directory.home + "/artifacts"
     if manifest.get("store") != "folder" or not manifest.get("files"):
@@ -189,7 +189,7 @@ def _check_artifacts(directory: RunDirectory, record: Record) -> Iterator[Findin
         yield Finding(code="artifact.missing", path=folder, message=error.message, hint=_AGAIN)
 
 
-_LIST_AGAIN = "The files are still in the store: remove artifacts.json, then `aml push` lists them again."
+_IN_STORE = "The files themselves are below artifacts/ExperimentRun/ in AML_HOME, by the run's id."
 
 
 def _check_stored(root: Root, manifest: dict[str, Any]) -> Iterator[Finding]:
@@ -216,7 +216,10 @@ def _check_stored(root: Root, manifest: dict[str, Any]) -> Iterator[Finding]:
         if entry.kind == "file" and entry.path not in known and entry.name != ".uuid":
             path = f"{root.path}/{entry.path}"
             yield Finding(
-                code="artifact.unlisted", path=path, message="no manifest lists it", hint=_LIST_AGAIN
+                code="artifact.unlisted",
+                path=path,
+                message="no manifest lists it",
+                hint="Remove it when you do not need it.",
             )
 
 
