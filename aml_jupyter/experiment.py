@@ -127,7 +127,11 @@ def submit(
     except BaseException:
         starter.leave()
         raise
-    starter.go(directory.path, {**request.environment, **request.secrets})
+    secrets = {**request.environment, **request.secrets}
+    try:
+        starter.go(directory.path, secrets)
+    except BrokenPipeError:  # one that was ready has died since
+        Starter().go(directory.path, secrets)
     return directory
 
 

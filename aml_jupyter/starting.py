@@ -6,7 +6,6 @@ import os
 import sys
 
 from aml_jupyter import plainjson
-from aml_jupyter.errors import AmlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,17 +45,11 @@ class Starter:
     def go(self, directory: str, secrets: Mapping[str, str]) -> None:
         """Tell the run directory, with this process's environment as it is now and `secrets` on top of it.
 
-        Variables that may be written nowhere go this way.  Raises AmlError `supervisor.error`.
+        Variables that may be written nowhere go this way.  Raises BrokenPipeError when it is gone.
         """
         order = {"directory": directory, "environment": run_environment(), "secrets": dict(secrets)}
         try:
             _write_all(self._write, plainjson.dumps(order).encode() + b"\n")
-        except BrokenPipeError:
-            raise AmlError(
-                "the run's supervisor did not start",
-                code="supervisor.error",
-                hint=f"Start it again: aml resume {os.path.basename(directory)}",
-            ) from None
         finally:
             self.leave()
 
