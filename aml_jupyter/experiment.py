@@ -17,7 +17,7 @@ from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, RunFailed, 
 from aml_jupyter.executors import executor_for
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
-from aml_jupyter.starting import Starter
+from aml_jupyter.starting import Starter, SupervisorGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def submit(
     secrets = {**request.environment, **request.secrets}
     try:
         starter.go(directory.path, secrets)
-    except BrokenPipeError:  # one that was ready has died since
+    except SupervisorGone:  # one that was ready has died since
         Starter().go(directory.path, secrets)
     return directory
 

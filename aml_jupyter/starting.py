@@ -6,6 +6,7 @@ import os
 import sys
 
 from aml_jupyter import plainjson
+from aml_jupyter.errors import AmlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 SUPERVISOR = os.path.dirname(os.path.abspath(__file__)) + "/supervisor.py"
 # what a notebook's kernel leaves in its environment and no run should meet
 KERNEL_VARIABLES = ("JPY_", "MPLBACKEND", "PYDEVD_")
+
+
+class SupervisorGone(AmlError):
+    """The supervisor ended before it was told its run."""
+
+    code = "supervisor.error"
 
 
 class Starter:
@@ -45,11 +52,14 @@ class Starter:
     def go(self, directory: str, secrets: Mapping[str, str]) -> None:
         """Tell the run directory, with this process's environment as it is now and `secrets` on top of it.
 
-        Variables that may be written nowhere go this way.  Raises BrokenPipeError when it is gone.
+        Variables that may be written nowhere go this way.  Raises SupervisorGone.
         """
         order = {"directory": directory, "environment": run_environment(), "secrets": dict(secrets)}
         try:
             _write_all(self._write, plainjson.dumps(order).encode() + b"\n")
+        except BrokenPipeError:
+            hint = f"Start it again: aml resume {os.path.basename(directory)}"
+            raise SupervisorGone("the run's supervisor has ended before the run", hint=hint) from None
         finally:
             self.leave()
 
