@@ -33,6 +33,15 @@ class Cell:
         return "".join(one["text"] for one in self.of("stream") if one["name"] == stream)
 
     @property
+    def streams(self) -> list[tuple[str, str]]:
+        """Name and text of what was printed, in order; consecutive pieces of one stream are one."""
+        found: list[tuple[str, str]] = []
+        for one in self.of("stream"):
+            before = found.pop()[1] if found and found[-1][0] == one["name"] else ""
+            found.append((one["name"], before + one["text"]))
+        return found
+
+    @property
     def displays(self) -> list[dict[str, Any]]:
         """Bundles shown, updates apart."""
         return [one["data"] for one in self.of("display_data")]

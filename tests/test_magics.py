@@ -58,8 +58,7 @@ def test_a_cell_shows_what_it_prints_draws_and_is(kernel: Notebook) -> None:
     assert cell.status == "ok", cell.error
     assert cell.text() == "out\nout again\n"
     assert cell.text("stderr") == "err\n"
-    order = [one["content"]["text"] for one in cell.messages if one["msg_type"] == "stream"]
-    assert order == ["out\n", "err\n", "out again\n"]
+    assert cell.streams == [("stdout", "out\n"), ("stderr", "err\n"), ("stdout", "out again\n")]
     assert [one.get("text/plain") for one in cell.displays[1:]] == ["a picture", "[1, 2, 3]"]
     assert cell.displays[1]["image/png"] == PNG
 
