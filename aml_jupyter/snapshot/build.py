@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import stat
 import time
+from struct import unpack
 
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.snapshot import checks, memory
-from aml_jupyter.snapshot.contents import Contents, ReadError
+from aml_jupyter.snapshot.contents import Contents, ReadError, holds_passwords, same_bytes
 from aml_jupyter.snapshot.excludes import IGNORE_FILES, IGNORE_LIMIT, Context, Fixed
 from aml_jupyter.snapshot.manifest import HEADER, dir_line
 from aml_jupyter.snapshot.objects import Locked, Objects, Writer, publish_file, refuse_store, sha256, sweep
@@ -27,6 +28,7 @@ from aml_jupyter.snapshot.scan import (
     STATS,
     WIDTH,
     Cursor,
+    listing,
     open_below,
     packed,
 )
@@ -42,6 +44,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 # seconds have ticks of two
 _TICK = 20_000_000
 _COARSE_TICK = 2_010_000_000
+_LONG_WRITE = 64 << 10  # bytes; less is written in no time
+_PAUSE = 0.002
 _NO_LINE = b"\n"  # keeps the place of a file that could not be read
 _ITEM = 8 * WIDTH
 
@@ -115,9 +119,10 @@ class Pending:
 
     def trusted(self) -> bytes:
         """The stat values as they are recorded: zeros for what must be looked at again."""
+        values = list(self.kept)
         for at in self.distrusted:
-            self.kept[at : at + WIDTH] = (0,) * WIDTH
-        return packed(self.kept)
+            values[at : at + WIDTH] = (0,) * WIDTH
+        return packed(values)
 
 
 class Builder:
@@ -187,10 +192,19 @@ class Builder:
             files = tuple(name for name in names if not name.endswith("/"))
             self._scan.now[path] = (joined, packed(values[:1]), files, (), (), b"", 0, 0, ())
             return (), False
+        ignores = _ignore_stats(names, values, seen[SKIPPED] if seen is not None and not forced else ())
+        if not forced and (seen is None or ignores != _ignore_stats_of(seen)):
+            forced = True
+            names, values = listing(fd, ())
+            joined = "\0".join(names)
         context = self.context(path, fd, names)
         work = _Folder(path, context, seen, None if forced else seen, self._started)
         work.sort(names, values)
-        self.special += work.special
+        for entry in work.special:
+            if stat.S_ISDIR(entry[1]):  # it became a folder after its name was read
+                self._scan.faults.moved.append(entry[0])
+            else:
+                self.special.append(entry)
         pending = work.pending
         if path:
             pending.lines[""] = dir_line(path, values[0])
@@ -208,7 +222,7 @@ class Builder:
         self._scan.now[path] = record
         if pending.todo:
             self.pending[path] = pending
-        return record[4], forced or seen is None or work.ignore_files_changed()
+        return record[4], forced
 
 
 def _joined(lines: dict[str, bytes]) -> bytes:
@@ -233,7 +247,6 @@ class _Folder:
         self.special: list[tuple[str, int]] = []
         self.files = 0
         self.size = 0
-        self._ignores: dict[str, bytes] = {}
 
     def sort(self, names: list[str], values: list[int]) -> None:
         """Go through the names; `values` as `scan.listing` gives them."""
@@ -259,7 +272,6 @@ class _Folder:
                 self.skipped.append(name)
                 continue
             if name in IGNORE_FILES:
-                self._ignores[name] = packed(item)
                 if _fresh(item[3], self._started):  # it may change once more without showing it
                     self.pending.distrusted.append(len(kept))
             kept += item
@@ -280,10 +292,25 @@ class _Folder:
         pending.lines[name] = _NO_LINE
         pending.todo.append((name, len(pending.kept)))
 
-    def ignore_files_changed(self) -> bool:
-        """Whether decisions below this folder may differ from those of the last time."""
-        before = {name: self._known[name][0] for name in IGNORE_FILES if name in self._known}
-        return before != self._ignores
+
+def _ignore_stats(names: list[str], values: list[int], skipped: tuple[str, ...]) -> dict[str, list[int]]:
+    """The stat values of the ignore files in a folder."""
+    found = {}
+    if any(name in names for name in IGNORE_FILES):
+        looked_at = [name for name in names if name[-1] != "/" and name not in skipped]
+        for name in IGNORE_FILES:
+            if name in looked_at:
+                at = 1 + WIDTH * looked_at.index(name)
+                found[name] = values[at : at + WIDTH]
+    return found
+
+
+def _ignore_stats_of(record: Record) -> dict[str, list[int]]:
+    names = [name for name in record[NAMES].split("\0") if name]
+    if not any(name in names for name in IGNORE_FILES):
+        return {}
+    values = list(unpack(f"={len(record[STATS]) // 8}q", record[STATS]))
+    return _ignore_stats(names, values, record[SKIPPED])
 
 
 def _fresh(changed: int, now: int) -> int:
@@ -318,12 +345,14 @@ class _Reading:
         self._contents = Contents(writer, scan.rules.allow_secrets)
         self._late: list[tuple[str, str, int]] = []
         self._late_until = 0
+        self._recent: list[tuple[str, str, int]] = []
 
     def run(self) -> None:
         """Read everything that is pending; files changed a moment ago come last."""
         cursor = Cursor(self._scan.fd)
         try:
-            for path, pending in self._pending.items():
+            for path, pending in sorted(self._pending.items()):
+                pending.todo.sort()  # the order in which they are written back
                 self._folder(cursor, path, pending)
             if self._late:
                 time.sleep(max(0, self._late_until - time.time_ns()) / 1e9)
@@ -331,8 +360,10 @@ class _Reading:
                     self._one(cursor, path, name, at)
         finally:
             cursor.close()
+        self._look_again()
         for path, pending in self._pending.items():
             self._complete(path, pending)
+        self._pending.clear()
         self._contents.raise_findings()
 
     def _folder(self, cursor: Cursor, path: str, pending: Pending) -> None:
@@ -384,10 +415,38 @@ class _Reading:
             self._scan.faults.add(path, error.cause)
         if line:
             pending.lines[name] = line
+            if item[1] >= _LONG_WRITE and self._is_recent(path, name, item):
+                self._recent.append((path[: -len(name) - 1], name, at))
             return
         pending.distrusted.append(at)
         if not self._scan.faults.unreadable:
             self._scan.faults.moved.append(path)
+
+    @staticmethod
+    def _is_recent(path: str, name: str, item: list[int]) -> bool:
+        recent = item[3] + _COARSE_TICK >= time.time_ns()
+        # the stored bytes of compute files are not those of the file
+        return recent and stat.S_ISREG(item[0]) and not holds_passwords(path, name)
+
+    def _look_again(self) -> None:
+        """Read large files that changed lately a second time.
+
+        A write stamps a file when it begins: while it goes on, nothing but the bytes shows it.
+        """
+        if not self._recent or self._scan.faults.any():
+            return
+        time.sleep(_PAUSE)
+        cursor = Cursor(self._scan.fd)
+        try:
+            for path, name, at in self._recent:
+                fd = self._go(cursor, path)
+                pending = self._pending[path]
+                full = f"{path}/{name}" if path else name
+                if fd < 0 or not same_bytes(fd, name, pending.kept[at : at + WIDTH], pending.lines[name]):
+                    pending.distrusted.append(at)
+                    self._scan.faults.moved.append(full)
+        finally:
+            cursor.close()
 
     def _complete(self, path: str, pending: Pending) -> None:
         names, _, skipped, hidden, folders, _, files, size, _ = self._scan.now[path]

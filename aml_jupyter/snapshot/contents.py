@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from hashlib import sha256
@@ -152,6 +153,23 @@ def same(st: os.stat_result, item: list[int]) -> bool:
     )
 
 
+def same_bytes(dir_fd: int, name: str, item: list[int], line: bytes) -> bool:
+    """Whether a file still has the stat values and the digest that its line says."""
+    try:
+        fd = os.open(name, _READ, dir_fd=dir_fd)
+    except OSError:  # gone or closed to us: not the same
+        return False
+    try:
+        digest = sha256()
+        while chunk := os.read(fd, _CHUNK):
+            digest.update(chunk)
+        return same(os.fstat(fd), item) and digest.hexdigest().encode() in line
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
 def _open(name: str, dir_fd: int) -> int:
     try:
         return os.open(name, _READ, dir_fd=dir_fd)
@@ -172,6 +190,8 @@ def read_link(dir_fd: int, path: str, name: str, item: list[int]) -> bytes | Non
         target = os.readlink(name, dir_fd=dir_fd)
         st = os.lstat(name, dir_fd=dir_fd)
     except OSError as error:
+        if error.errno == errno.EINVAL:  # no link any more
+            return None
         raise ReadError(error) from error
     if st.st_ino != item[4] or st.st_ctime_ns != item[3]:
         return None

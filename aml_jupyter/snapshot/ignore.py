@@ -64,7 +64,19 @@ class Rule:
 class RuleList:
     """The rules of one file, in order; the last that matches decides."""
 
-    __slots__ = ("_ends", "_names", "_paths", "_suffixes", "_tail", "_wild", "_wild_any", "base", "rules")
+    __slots__ = (
+        "_ends",
+        "_heads",
+        "_names",
+        "_paths",
+        "_starts",
+        "_suffixes",
+        "_tail",
+        "_wild",
+        "_wild_any",
+        "base",
+        "rules",
+    )
 
     def __init__(self, rules: Iterable[Rule], base: bytes = b"") -> None:
         self.base = base + b"/" if base else b""
@@ -78,6 +90,8 @@ class RuleList:
         for rule in rules:
             self._add(rule, patterns)
         self._tail = tuple(suffix for suffix, _ in self._suffixes)
+        self._starts = tuple(start for start, _, _ in self._ends)
+        self._heads = tuple(prefix for prefix, _, _ in self._paths)
         self._wild_any: Match | None = _compile(b"|".join(patterns)) if patterns else None
 
     def _add(self, rule: Rule, patterns: list[bytes]) -> None:
@@ -116,21 +130,24 @@ class RuleList:
             for suffix, number in self._suffixes:
                 if number > best and name.endswith(suffix) and (is_folder or not rules[number].folder_only):
                     best = number
-        for start, end, number in self._ends:
-            if (
-                number > best
-                and name.startswith(start)
-                and name.endswith(end)
-                and len(name) >= len(start) + len(end)
-                and (is_folder or not rules[number].folder_only)
-            ):
-                best = number
+        if self._starts and name.startswith(self._starts):
+            for start, end, number in self._ends:
+                if (
+                    number > best
+                    and name.startswith(start)
+                    and name.endswith(end)
+                    and len(name) >= len(start) + len(end)
+                    and (is_folder or not rules[number].folder_only)
+                ):
+                    best = number
         if self._wild_any is not None and self._wild_any(name):
             for match, number in self._wild:
                 if number > best and (is_folder or not rules[number].folder_only) and match(name):
                     best = number
-        if self._paths:
-            best = self._last_path(path[len(self.base) :], is_folder, best)
+        if self._heads:
+            rest = path[len(self.base) :] if self.base else path
+            if rest.startswith(self._heads):
+                best = self._last_path(rest, is_folder, best)
         return rules[best] if best >= 0 else None
 
     def _last_path(self, path: bytes, is_folder: bool, best: int) -> int:

@@ -8,7 +8,7 @@ import stat
 
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.snapshot.manifest import read_manifest, rows
-from aml_jupyter.snapshot.objects import Objects, sha256
+from aml_jupyter.snapshot.objects import Objects
 from aml_jupyter.snapshot.scan import Cursor
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
+_WINDOW = 256 << 10
 _ATTEMPTS = 3
 
 
@@ -57,8 +58,14 @@ class Source:
     """Reads contents from a store, each checked against its digest; a context manager."""
 
     def __init__(self, objects: Objects) -> None:
+        from hashlib import sha256
+
+        self._sha256 = sha256
         self._objects = objects
         self._fds: dict[str, int] = {}
+        # the part of a pack that is in memory
+        self._view = memoryview(bytearray(_WINDOW))
+        self._name, self._begin, self._end = "", 0, 0
 
     def __enter__(self) -> Source:
         return self
@@ -68,9 +75,39 @@ class Source:
             os.close(fd)
         self._fds = {}
 
-    def is_large(self, digest: bytes) -> bool:
-        """Whether a content has a file of its own."""
-        return digest in self._objects.large()
+    def find(self, digest: bytes) -> memoryview | None:
+        """A small content, valid until the next call; None for one that has a file of its own."""
+        for _ in range(_ATTEMPTS):
+            place = self._objects.places().get(digest)
+            if place is None:
+                if digest in self._objects.large():
+                    return None
+                raise _damaged(digest)
+            name, offset, size = place
+            if name != self._name or offset < self._begin or offset + size > self._end:
+                try:
+                    self._load(name, offset, size)
+                except FileNotFoundError:  # packs were merged meanwhile
+                    self._objects.reload()
+                    continue
+            offset -= self._begin
+            data = self._view[offset : offset + size]
+            if self._sha256(data).digest() != digest:
+                raise _damaged(digest)
+            return data
+        raise _damaged(digest)
+
+    def _load(self, name: str, offset: int, size: int) -> None:
+        """Read the part of a pack that begins with a content: its neighbours are asked for next."""
+        fd = self._fds.get(name, -1)
+        if fd < 0:
+            fd = self._fds[name] = os.open(self._objects.pack_path(name), os.O_RDONLY | os.O_NOFOLLOW)
+        if size > len(self._view):
+            self._view = memoryview(bytearray(size))
+        self._name, self._begin = name, offset
+        self._end = offset + os.preadv(fd, [self._view], offset)
+        if self._end < offset + size:
+            self._view[self._end - offset : size] = bytes(offset + size - self._end)  # never what was there
 
     def open_large(self, digest: bytes) -> int:
         """A read descriptor of a large content."""
@@ -81,35 +118,27 @@ class Source:
 
     def read(self, digest: bytes) -> bytes:
         """A content."""
-        for _ in range(_ATTEMPTS):
-            place = self._objects.places().get(digest)
-            if place is None:
-                if digest in self._objects.large():
-                    return self._read_large(digest)
-                raise _damaged(digest)
-            name, offset, size = place
-            try:
-                fd = self._fds.get(name, -1)
-                if fd < 0:
-                    fd = self._fds[name] = os.open(self._objects.pack_path(name), os.O_RDONLY | os.O_NOFOLLOW)
-            except FileNotFoundError:  # packs were merged meanwhile
-                self._objects.reload()
-                continue
-            data = os.pread(fd, size, offset)
-            if sha256(data) != digest:
-                raise _damaged(digest)
-            return data
-        raise _damaged(digest)
+        small = self.find(digest)
+        return self._read_large(digest) if small is None else bytes(small)
 
     def _read_large(self, digest: bytes) -> bytes:
         fd = self.open_large(digest)
         try:
             data = b"".join(iter(lambda: os.read(fd, _CHUNK), b""))
+            self.verify(fd, digest)
         finally:
             os.close(fd)
-        if sha256(data) != digest:
-            raise _damaged(digest)
         return data
+
+    def verify(self, fd: int, digest: bytes) -> None:
+        """Raise SnapshotError `store.damaged` unless an open file has this digest."""
+        os.lseek(fd, 0, os.SEEK_SET)
+        found = self._sha256()
+        while count := os.readv(fd, [self._view]):
+            found.update(self._view[:count])
+        self._name = ""  # the window was used for this
+        if found.digest() != digest:
+            raise _damaged(digest)
 
 
 def _damaged(digest: bytes) -> SnapshotError:
@@ -127,26 +156,26 @@ class _Copy:
         self._fd = fd
         self._replace = replace
         self._source = source
-        self._masked: dict[int, bool] = {}  # modes that the umask changes
+        self._umask = _umask()
         self._late: list[tuple[str, int]] = []  # folders that get their mode at the end
 
     def run(self, plan: list[list[str | int]]) -> None:
         """Write every entry."""
         cursor = Cursor(self._fd)
+        here, dir_fd = "", self._fd
         try:
-            dir_fd = self._fd
             for row in plan:
                 path = str(row[1])
                 folder, _, name = path.rpartition("/")
-                dir_fd = cursor.go(folder)
+                if folder != here:
+                    here, dir_fd = folder, cursor.go(folder)
                 if row[0] == "file":
                     self._file(dir_fd, name, int(str(row[2]), 8), bytes.fromhex(str(row[4])))
                 elif row[0] == "link":
                     self._make_room(dir_fd, name)
                     os.symlink(str(row[2]), name, dir_fd=dir_fd)
                 else:
-                    self._folder(dir_fd, name)
-                    self._late.append((path, int(str(row[2]), 8)))
+                    self._folder(dir_fd, name, path, int(str(row[2]), 8))
             for path, mode in reversed(self._late):
                 folder, _, name = path.rpartition("/")
                 os.chmod(name, mode, dir_fd=cursor.go(folder))
@@ -160,9 +189,13 @@ class _Copy:
             except FileNotFoundError:
                 pass
 
-    def _folder(self, dir_fd: int, name: str) -> None:
+    def _folder(self, dir_fd: int, name: str, path: str, mode: int) -> None:
+        # written to before it gets a mode that forbids it
+        first = mode if mode & 0o300 == 0o300 and not self._masks(mode) else 0o700
+        if first != mode or self._replace:
+            self._late.append((path, mode))
         try:
-            os.mkdir(name, 0o700, dir_fd=dir_fd)
+            os.mkdir(name, first, dir_fd=dir_fd)
         except FileExistsError:
             if not self._replace:
                 raise
@@ -173,23 +206,23 @@ class _Copy:
                 os.mkdir(name, 0o700, dir_fd=dir_fd)
 
     def _file(self, dir_fd: int, name: str, mode: int, digest: bytes) -> None:
-        self._make_room(dir_fd, name)
+        data = self._source.find(digest)
+        if self._replace:
+            self._make_room(dir_fd, name)
         fd = os.open(name, _NEW, mode, dir_fd=dir_fd)
         try:
-            self._set_mode(fd, mode)
-            if self._source.is_large(digest):
+            if self._masks(mode):
+                os.fchmod(fd, mode)
+            if data is None:
                 self._copy_large(fd, digest)
-            else:
-                _write(fd, self._source.read(digest))
+            elif os.write(fd, data) < len(data):
+                _write_rest(fd, data)
         finally:
             os.close(fd)
 
-    def _set_mode(self, fd: int, mode: int) -> None:
-        masked = self._masked.get(mode)
-        if masked is None:
-            masked = self._masked[mode] = os.fstat(fd).st_mode & 0o777 != mode
-        if masked:
-            os.fchmod(fd, mode)
+    def _masks(self, mode: int) -> bool:
+        """Whether the umask takes something from a mode."""
+        return bool(mode & self._umask)
 
     def _copy_large(self, fd: int, digest: bytes) -> None:
         from aml_jupyter.confined import copy_fd
@@ -197,14 +230,28 @@ class _Copy:
         source = self._source.open_large(digest)
         try:
             copy_fd(source, fd)
+            self._source.verify(source, digest)
         finally:
             os.close(source)
 
 
-def _write(fd: int, data: bytes) -> None:
-    done = os.write(fd, data)
-    while done < len(data):
-        done += os.write(fd, data[done:])
+def _write_rest(fd: int, data: memoryview) -> None:
+    """Go on behind what a short write took; the next one says why it was short."""
+    data = data[os.lseek(fd, 0, os.SEEK_CUR) :]
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _umask() -> int:
+    """The process's umask, read without the moment in which it would be another one."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:  # no Linux: every mode is set
+        pass
+    return 0o777
 
 
 def _open_empty(into: str, *, force: bool) -> int:

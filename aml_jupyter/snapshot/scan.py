@@ -63,7 +63,8 @@ class Scan:
 
     def again(self) -> Scan:
         """A second scan that starts from what this one found."""
-        return self._next({**self.seen, **self.now})
+        unread = self.builder.pending if self.builder is not None else {}
+        return self._next(self.seen | {path: now for path, now in self.now.items() if path not in unread})
 
     def afresh(self) -> Scan:
         """A second scan that believes nothing."""
