@@ -57,7 +57,8 @@ def make_job(folder: Path, source: str | bytes = "", **cell: Any) -> Path:
     shutil.copytree(RUNTIME, job / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
     data = source.encode() if isinstance(source, str) else source
     (job / "cell.py").write_bytes(data)
-    (job / "cell.json").write_text(json.dumps({"format": 1, "inputs": [], "outputs": [], "params": {}, **cell}))
+    asked = {"format": 1, "inputs": [], "outputs": [], "params": {}, **cell}
+    (job / "cell.json").write_text(json.dumps(asked))
     (folder / "work" / "outputs").mkdir(parents=True, exist_ok=True)
     return job
 
@@ -81,8 +82,8 @@ def run(
         MPLBACKEND="module://aml_run.figures",
         HOME=str(job.parent),
         MPLCONFIGDIR=os.environ.get("MPLCONFIGDIR", str(job.parent / "mpl")),
-        **(environment or {}),
     )
+    values.update(environment or {})
     process = subprocess.Popen(
         command, cwd=job.parent / "work", env=values, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, start_new_session=True,
@@ -102,12 +103,14 @@ def run(
     return outcome
 
 
-def _read(process: subprocess.Popen[bytes], endpoint: socket.socket, outcome: Outcome, deadline: float) -> None:
+def _read(
+    process: subprocess.Popen[bytes], endpoint: socket.socket, outcome: Outcome, deadline: float
+) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     pipes = {process.stdout.fileno(): "1", process.stderr.fileno(): "2"}
     while pipes:
-        ready, _, _ = select.select([*pipes, endpoint], [], [], 0.2)
+        ready, _, _ = select.select([*pipes, endpoint.fileno()], [], [], 0.2)
         assert time.monotonic() < deadline, ("timeout", outcome.out, outcome.err)
         for fd in [fd for fd in ready if fd in pipes]:
             data = os.read(fd, 1 << 16)
@@ -115,7 +118,7 @@ def _read(process: subprocess.Popen[bytes], endpoint: socket.socket, outcome: Ou
                 _add(outcome, pipes[fd], data)
             else:
                 del pipes[fd]
-        if endpoint in ready or not pipes:
+        if endpoint.fileno() in ready or not pipes:
             _drain(endpoint, outcome)
 
 
@@ -135,9 +138,13 @@ def _add(outcome: Outcome, kind: str, data: Any) -> None:
 
 
 def run_cell(
-    folder: Path, python: str, source: str | bytes, *arguments: str, environment: dict[str, str] | None = None,
+    folder: Path,
+    python: str,
+    source: str | bytes,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
     **cell: Any,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Run a cell with an interpreter."""
     job = make_job(folder, source, **cell)
     return run(job, [python, str(job / "runtime" / "run_cell.py"), *arguments], environment)

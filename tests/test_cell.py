@@ -27,7 +27,8 @@ def missing(source: str, *names: str, **options: Any) -> set[str]:
     try:
         check(source, set(names), **options)
     except CellError as error:
-        assert error.code == "cell.missing_names", error
+        if error.code != "cell.missing_names":
+            raise
         told = error.message.rpartition(": ")[2]
         return {part.split(" ")[0] for part in told.split(", ")}
     return set()
@@ -216,9 +217,9 @@ def test_use_of_the_share_is_seen() -> None:
 
 
 def test_K1_text_that_no_file_can_hold_is_refused_with_its_line() -> None:
-    with pytest.raises(CellError, match="line 2.*half of a character"):
+    with pytest.raises(CellError, match=r"line 2.*half of a character"):
         to_bytes("x = 1\ny = '\ud800'")
-    with pytest.raises(CellError, match="line 1.*NUL"):
+    with pytest.raises(CellError, match=r"line 1.*NUL"):
         check("x = '\0'")
 
 
@@ -254,8 +255,8 @@ def test_K1_the_bytes_of_a_cell_travel_exactly_often(
 def test_K1_any_text_is_checked_or_refused_with_a_cell_error(text: str) -> None:
     try:
         check(text, {"df"})
-    except CellError as error:
-        assert error.message
+    except CellError:
+        pass
 
 
 def test_what_is_written_for_the_driver(tmp_path: Path) -> None:

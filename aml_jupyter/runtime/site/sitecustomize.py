@@ -14,14 +14,14 @@ import sys
 import time
 
 _TICK = 0.05  # seconds that printed text may wait
-_TextStream = type(sys.__stderr__)
+_TextStream = type(sys.__stderr__) if sys.__stderr__ else ()
 _watched = {}  # name of a module -> what to do once it is loaded
 
 
 def _flush():
     """Pass on what waits in the standard streams; streams of the program's own making are left alone."""
     for stream in (sys.__stdout__, sys.stdout, sys.stderr):
-        if type(stream) is _TextStream:
+        if isinstance(stream, _TextStream):
             try:
                 stream.flush()
             except (ValueError, OSError):  # closed, or its reader is gone: the program's own print will tell
@@ -77,7 +77,7 @@ class _Flusher:
         """Start again at the next print: the fork that just ended has not counted the threads yet."""
         self._reset()
         for stream in (sys.__stdout__, sys.stdout):
-            if type(stream) is _TextStream:
+            if isinstance(stream, _TextStream):
                 stream.write = self._starter(stream)
 
     def _starter(self, stream):
@@ -155,7 +155,7 @@ def _keep_display(module):
 
 
 def _install():
-    if type(sys.stdout) is _TextStream and not getattr(sys.stdout, "write_through", False):
+    if isinstance(sys.stdout, _TextStream) and not sys.stdout.write_through:
         _Flusher().install()
     _watch("os", _flush_before_shell)
     _watch("subprocess", _flush_before_programs)

@@ -7,10 +7,12 @@ As with a script, its statements run once more in each of them, but for those be
 
 def _fill(namespace):
     import os
+    import sys
 
     from aml_run import cell as cells
     from aml_run import values
 
+    sys.stdout.reconfigure(line_buffering=True)  # a pool ends its processes by a signal
     cell = cells.Cell(os.environ["AML_JOB"])
     try:
         tree = cells.parse(cell)

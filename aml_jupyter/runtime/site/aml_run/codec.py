@@ -15,6 +15,8 @@ PLAIN = {bool, int, str, type(None)}
 class ValueTransferError(Exception):
     """A variable that cannot be sent; the text names it and says why."""
 
+    __module__ = "builtins"  # tracebacks then show the name alone
+
 
 class _NotExact(Exception):
     """JSON has no exact form for this value."""
@@ -71,7 +73,7 @@ def decode(item, data):
         raise ValueTransferError("%r came in an unknown encoding %r" % (name, encoding)) from None
     except ImportError as error:
         what = "%r is a %s, and this Python (%s) has no %s"
-        raise ValueTransferError(what % (name, item.get("kind"), VERSION, error.name)) from error
+        raise ValueTransferError(what % (name, item.get("kind"), VERSION, error.name)) from None
 
 
 # ---- JSON -----------------------------------------------------------------------------------------------
@@ -124,7 +126,23 @@ def _tagged_other(value, kind):
         return _tagged_time(value, kind.__name__)
     if kind.__module__ in ("decimal", "_decimal") and kind.__name__ == "Decimal":
         return {"$": "decimal", "v": str(value)}
-    raise _NotExact
+    return _tagged_array(value, kind.__module__.partition(".")[0])
+
+
+def _tagged_array(value, module):
+    """Arrays, their scalars and frames inside a container."""
+    import binascii
+
+    if module == "numpy" and _is_simple_array(value):
+        made = {"$": "npy", "kind": type_name(value)}
+        data = _npy(value)
+    elif module == "pandas" and type(value).__name__ in ("DataFrame", "Series"):
+        made = {"$": "table", "kind": type_name(value)}
+        data = _table(value)
+    else:
+        raise _NotExact
+    made["v"] = binascii.b2a_base64(data, newline=False).decode("ascii")
+    return made
 
 
 def _tagged_time(value, kind):
@@ -203,6 +221,8 @@ _MAKERS = {
     "time": _make_datetime,
     "timedelta": _make_timedelta,
     "decimal": _make_decimal,
+    "npy": lambda value: _from_npy(value, _base64(value)),
+    "table": lambda value: _from_table(value, _base64(value)),
 }
 
 
@@ -481,8 +501,8 @@ def _pickle(name, value, python):
         Pickler(file, 4).dump(value)
     except ValueTransferError:
         raise
-    except Exception as error:  # whatever a class's own reduction raises
-        raise ValueTransferError("%r (%s) cannot be sent: %s" % (name, what, error)) from error
+    except Exception as error:  # noqa: BLE001 - whatever a class's own reduction raises
+        raise ValueTransferError("%r (%s) cannot be sent: %s" % (name, what, error)) from None
     return file.getvalue()
 
 
@@ -495,10 +515,10 @@ def _unpickle(item, data):
 
     try:
         return pickle.loads(data)  # noqa: S301 - the receiver asked for this variable by name
-    except Exception as error:  # whatever a class's own restoring raises
+    except Exception as error:  # noqa: BLE001 - whatever a class's own restoring raises
         text = "%r (%s) cannot be restored here: %s: %s"
         told = (item.get("name"), item.get("kind"), type(error).__name__, error)
-        raise ValueTransferError(text % told) from error
+        raise ValueTransferError(text % told) from None
 
 
 # ---- previews -------------------------------------------------------------------------------------------
