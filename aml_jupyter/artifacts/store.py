@@ -200,7 +200,7 @@ def corrupt(key: str, expected: str, found: str) -> ArtifactError:
     return ArtifactError(
         f"{key} is damaged: its SHA-256 is {found[:12]}..., {expected[:12]}... was expected",
         code="store.corrupt",
-        hint="`aml check` lists every damage. Run it again from its snapshot: aml rerun RUN",
+        hint="`aml check` lists every damage. The run can be repeated from its snapshot.",
     )
 
 

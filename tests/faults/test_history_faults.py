@@ -377,3 +377,95 @@ def test_H4_N8_on_a_full_disk_endings_are_written_and_the_history_is_read(
     told, found = json.loads(done.stdout.splitlines()[-1])
     assert set(told) <= {"history.no_space", "store.no_space"}
     assert found == []
+
+
+# -- power cuts
+
+WRITER = """
+    class Project:
+        account, workspace, name, root = "local", "default", "cut", "/"
+    home = sys.argv[2]
+    number = 0
+    while True:
+        number += 1
+        one = runs.create(home, Project)
+        os.makedirs(one.work + "/outputs")
+        record = runs.new_record(one, Project)
+        runs.write_record(one, record)
+        os.write(1, f"submitted {one.run_id} -\\n".encode())
+        for name in range(number % 20):
+            with open(f"{one.work}/outputs/{name}", "wb") as file:
+                file.write(os.urandom(3000))
+        kept = artifacts.collect(one)
+        runs.write_record(one, record.replace(status="Completed", artifacts=kept.count))
+        os.write(1, f"ended {one.run_id} {kept.count}\\n".encode())
+"""
+CUT = """
+    import fcntl, json, random, signal, subprocess, time
+    image, mount, seed, writer = sys.argv[1:5]
+    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+    home = mount + "/home"
+    process = subprocess.Popen(json.loads(writer), stdout=subprocess.PIPE)
+    time.sleep(0.3 + random.Random(int(seed)).random())
+    # in-flight calls must not count as acknowledged: the writer stands still before the power goes
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(0.05)
+    os.set_blocking(process.stdout.fileno(), False)
+    acknowledged = [line.split() for line in (process.stdout.read() or b"").decode().splitlines(True)
+                    if line.endswith("\\n")]
+    fd = os.open(mount, os.O_RDONLY)
+    fcntl.ioctl(fd, 0x8004587D, (2).to_bytes(4, "little"))  # FS_IOC_SHUTDOWN without flushing the log
+    os.close(fd)
+    process.kill()
+    process.wait()
+    subprocess.run(["umount", mount], check=True)
+    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+    with open(mount + "/writable", "w") as file:
+        file.write("yes")
+    lost = []
+    for what, run_id, count in acknowledged:
+        try:
+            one = runs.at(home, run_id)
+            record = runs.load_record(one)
+            if what == "ended":
+                assert record.status == "Completed", record.status
+                kept = artifacts.listing(one)
+                assert len(kept) == int(count)
+                for item in kept:
+                    artifacts.read_artifact(one, item.path)
+        except Exception as error:
+            lost.append([what, run_id, repr(error)])
+    from aml_jupyter.runs import History
+    with History(home) as history:
+        listed = {row["run_id"] for row in history.rows(limit=None)}
+    lost += [["listed", run_id, ""] for _, run_id, _ in acknowledged if run_id not in listed]
+    subprocess.run(["umount", mount], check=True)
+    print(json.dumps([len(acknowledged), lost]))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("seed", range(int(os.environ.get("AML_POWER_CUTS", "20"))))
+def test_H2_N3_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: Path, seed: int) -> None:
+    import json
+
+    for name in ("root", "unshare", "mkfs.ext4"):
+        need(name)
+    image, mount = tmp_path / "image", tmp_path / "mount"
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    writer = json.dumps(command(WRITER, "/", f"{mount}/home"))
+    argv = command(CUT, str(image), str(mount), str(seed), writer)
+    done = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", *argv], capture_output=True, text=True, timeout=120
+    )
+    if "failed to setup loop device" in done.stderr:
+        pytest.skip("no loop devices here")
+    assert done.returncode == 0, done.stderr
+    acknowledged, lost = json.loads(done.stdout)
+    assert acknowledged
+    assert lost == []
