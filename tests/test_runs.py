@@ -222,8 +222,12 @@ def test_H12_of_two_that_finish_a_run_one_wins_and_the_other_is_told(home: str) 
 
 def test_the_times_of_a_run_are_those_its_runtime_measured(home: str) -> None:
     record = runs.load_record(submit(home))
-    ending = Exit(run_id=record.run_id, exit_code=0, signal=None, start_utc="a", end_utc="b", duration=2.5)
-    assert runs.times(record, ending) == {"start_time_utc": "a", "end_time_utc": "b", "duration": 2.5}
+    ending = Exit(run_id=record.run_id, exit_code=0, signal=None, start_utc="1Z", end_utc="2Z", duration=2.5)
+    assert runs.times(record, ending) == {
+        "start_time_utc": "1+00:00",
+        "end_time_utc": "2+00:00",
+        "duration": 2.5,
+    }
     lost = runs.times(record, None)
     assert lost["duration"] is None
     assert lost["end_time_utc"] > record.created_utc

@@ -21,7 +21,7 @@ from aml_jupyter.frozen import Value
 from aml_jupyter.job import STATUSES, TERMINAL
 from aml_jupyter.locks import holders
 from aml_jupyter.runs.directory import RunDirectory, at, mark_changed, with_reserve
-from aml_jupyter.runs.record import Record, load_record, mark_changed_if_possible, utc
+from aml_jupyter.runs.record import Record, load_record, mark_changed_if_possible, utc, with_offset
 from aml_jupyter.sealed import unseal
 
 TYPE_CHECKING = False
@@ -122,14 +122,14 @@ def _known(directory: RunDirectory) -> dict[str, Any]:
     ended = read_json(directory.exit_json)
     if ended:
         return {
-            "start_time_utc": ended.get("start_utc") or None,
-            "end_time_utc": ended.get("end_utc") or None,
+            "start_time_utc": with_offset(ended.get("start_utc")),
+            "end_time_utc": with_offset(ended.get("end_utc")),
             "duration": ended.get("duration"),
             "exit_code": ended.get("exit_code"),
             "signal": ended.get("signal"),
         }
     started = read_json(directory.started_json)
-    return {"start_time_utc": started["utc"]} if started and started.get("utc") else {}
+    return {"start_time_utc": with_offset(started["utc"])} if started and started.get("utc") else {}
 
 
 def heartbeat_age(directory: RunDirectory) -> float | None:

@@ -170,13 +170,18 @@ def utc(nanoseconds: int | None = None) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{rest // 1000:06d}+00:00"
 
 
+def with_offset(moment: str | None) -> str | None:
+    """A moment in UTC in the one form that records have: `+00:00`, where runtimes write `Z`."""
+    return moment[:-1] + "+00:00" if moment and moment.endswith("Z") else moment or None
+
+
 def times(record: Record, exit_: Exit | None) -> dict[str, Any]:
     """Beginning, end and duration of a run: those of its runtime where it left an ending."""
     if exit_ is None:
         return {"start_time_utc": record.start_time_utc, "end_time_utc": utc(), "duration": record.duration}
     return {
-        "start_time_utc": exit_.start_utc or record.start_time_utc,
-        "end_time_utc": exit_.end_utc or utc(),
+        "start_time_utc": with_offset(exit_.start_utc) or record.start_time_utc,
+        "end_time_utc": with_offset(exit_.end_utc) or utc(),
         "duration": max(0.0, exit_.duration),
     }
 
