@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 
@@ -22,6 +23,8 @@ from aml_jupyter.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from aml_jupyter.commands.screen import Screen
 
 # the tool itself failed, as docker run says it
@@ -136,6 +139,11 @@ def _open_streams() -> None:
         sys.stdout = open(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")
+    # PYTHONUNBUFFERED leaves out the layer that writes on after a write that took only a part
+    if _is_raw(sys.stdout):
+        sys.stdout = open(1, "w", encoding=sys.stdout.encoding, closefd=False)
+    if _is_raw(sys.stderr):
+        sys.stderr = open(2, "w", encoding=sys.stderr.encoding, buffering=1, closefd=False)
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     terminal = sys.stdout.isatty()
     if not terminal:
@@ -143,6 +151,10 @@ def _open_streams() -> None:
 
         codecs.register_error("aml-bytes", _bytes_of)
     sys.stdout.reconfigure(errors="backslashreplace" if terminal else "aml-bytes")  # type: ignore[union-attr]
+
+
+def _is_raw(stream: TextIO) -> bool:
+    return isinstance(getattr(stream, "buffer", None), io.RawIOBase)
 
 
 def _bytes_of(error: UnicodeError) -> tuple[str | bytes, int]:
