@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # how much of the end of a log is searched for the last words of a script, in bytes
 TAIL = 4096
+MOST_WARNINGS = 100
 # bytes of one logged value
 LARGEST_VALUE = 64 << 20
 
@@ -51,7 +52,8 @@ def collect(
     """
     warnings = list(record.warnings)
     fields: dict[str, Any] = {}
-    fields["metrics"] = merge_metrics(read_events(directory.events_jsonl), _data(directory), warnings)
+    events = _noting_warnings(read_events(directory.events_jsonl), warnings)
+    fields["metrics"] = merge_metrics(events, _data(directory), warnings)
     if exit_ is not None and exit_.oom and not exit_.exit_code and exit_.signal is None:
         warnings.append("a process of the run was ended for lack of memory, yet the script ended well")
     if exit_ is not None and exit_.log_dropped:
@@ -77,6 +79,15 @@ def _collect_files(directory: RunDirectory, record: Record, warnings: list[str])
         "not_kept": lost.paths,
         "not_kept_count": lost.count,
     }
+
+
+def _noting_warnings(events: Iterator[dict[str, Any]], warnings: list[str]) -> Iterator[dict[str, Any]]:
+    """The events unchanged; what they warn of is added to the warnings, each text once."""
+    for event in events:
+        text = event.get("text") if event["type"] == "warning" else None
+        if isinstance(text, str) and text not in warnings and len(warnings) < MOST_WARNINGS:
+            warnings.append(text)
+        yield event
 
 
 def _data(directory: RunDirectory) -> Callable[[str], bytes]:

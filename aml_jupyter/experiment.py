@@ -37,7 +37,7 @@ class Request(Value):
     """What a person asked for.
 
     `cell` is the cell's bytes, or None for a script; `secrets` are variables that are written nowhere;
-    `timeout` in seconds.
+    `timeout` in seconds; `warnings` are what the front door has to remark already.
     """
 
     target: str = "local"
@@ -58,6 +58,7 @@ class Request(Value):
     notebook: str | None = None
     cell_id: str | None = None
     rules: Rules | None = None
+    warnings: tuple[str, ...] = ()
     from_run: str | None = None
     parent_run_id: str | None = None
 
@@ -91,7 +92,7 @@ def plan(request: Request, project: Project | None = None) -> Plan:
     executor = executor_for(target.kind)
     executor.check(target)
     python = executor.python(target)
-    warnings = [*configuration.warnings, *target.warnings]
+    warnings = [*request.warnings, *configuration.warnings, *target.warnings]
     if project.notice:
         warnings.append(project.notice)
     framework = _framework(configuration, target, warnings)
@@ -309,7 +310,16 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
     if request.cell is not None:
         from aml_jupyter.cell import write_cell
 
-        write_cell(directory.job, request.cell, request.inputs, request.outputs, request.params)
+        python, arrow = _receiver(planned.python) if request.inputs else ("", False)
+        write_cell(
+            directory.job,
+            request.cell,
+            request.inputs,
+            request.outputs,
+            request.params,
+            python=python,
+            arrow=arrow,
+        )
         command = (command[0], directory.job + "/runtime/run_cell.py", *command[1:])
     environment = dict(planned.configuration.environment_variables)
     if planned.share:
@@ -334,6 +344,13 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
         },
         sync=False,
     )
+
+
+def _receiver(python: str) -> tuple[str, bool]:
+    """Minor version of the interpreter that values are sent to, and whether it reads Arrow."""
+    from aml_jupyter.packages import installed, version
+
+    return ".".join(version(python).split(".")[:2]), "pyarrow" in installed(python)
 
 
 def _record(

@@ -18,10 +18,7 @@ def record_environment(home: str, python: str) -> dict[str, Any]:
     `{"python", "version", "packages", "digest"}`: path, version as far as it is known, number of packages,
     and the name of the list below `environments/`.
     """
-    prefix = os.path.dirname(os.path.dirname(python))
-    packages: dict[str, str] = {}
-    for folder in _site_packages(prefix):
-        packages.update(_installed(folder))
+    packages = installed(python)
     data = plainjson.dumps({"format": 1, "python": python, "packages": packages}, sort_keys=True).encode()
     import hashlib
 
@@ -30,7 +27,32 @@ def record_environment(home: str, python: str) -> dict[str, Any]:
     if not os.path.exists(path):
         os.makedirs(f"{home}/environments", mode=0o700, exist_ok=True)
         write_atomic(path, data, sync=False)
-    return {"python": python, "version": _version(prefix), "packages": len(packages), "digest": digest}
+    return {"python": python, "version": version(python), "packages": len(packages), "digest": digest}
+
+
+def installed(python: str) -> dict[str, str]:
+    """Versions by package name, as normalised by PEP 503 but for dots; empty where the layout is unknown."""
+    found: dict[str, str] = {}
+    for folder in _site_packages(_prefix(python)):
+        found.update(_in_folder(folder))
+    return found
+
+
+def version(python: str) -> str:
+    """The version of an interpreter as its installation tells it, perhaps only `3.11`; else empty."""
+    prefix = _prefix(python)
+    settings = _settings(prefix)
+    if told := settings.get("version") or settings.get("version_info"):
+        return told
+    try:
+        names = [name for name in os.listdir(prefix + "/lib") if name.startswith("python3")]
+    except OSError:
+        return ""
+    return names[0].removeprefix("python") if len(names) == 1 else ""
+
+
+def _prefix(python: str) -> str:
+    return os.path.dirname(os.path.dirname(python))
 
 
 def _site_packages(prefix: str) -> list[str]:
@@ -50,7 +72,7 @@ def _site_packages(prefix: str) -> list[str]:
     return found
 
 
-def _installed(folder: str) -> dict[str, str]:
+def _in_folder(folder: str) -> dict[str, str]:
     try:
         names = os.listdir(folder)
     except OSError:
@@ -71,14 +93,3 @@ def _settings(prefix: str) -> dict[str, str]:
             return {name.strip(): value.strip() for name, _, value in pairs}
     except (OSError, ValueError):
         return {}
-
-
-def _version(prefix: str) -> str:
-    settings = _settings(prefix)
-    if version := settings.get("version") or settings.get("version_info"):
-        return version
-    try:
-        names = [name for name in os.listdir(prefix + "/lib") if name.startswith("python3")]
-    except OSError:
-        return ""
-    return names[0].removeprefix("python") if len(names) == 1 else ""

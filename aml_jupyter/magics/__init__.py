@@ -44,6 +44,9 @@ def unload(shell: Any) -> None:
     keeper = sys.modules.get("aml_jupyter.magics.keeper")
     if keeper is not None:
         keeper.stop()
+    submit = sys.modules.get("aml_jupyter.magics.submit")
+    if submit is not None:
+        submit.STANDBY.close()
 
 
 def _magic(shell: Any, kind: str, name: str) -> Callable[..., None]:

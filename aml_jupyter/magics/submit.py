@@ -25,6 +25,7 @@ from aml_jupyter.magics import options as words
 from aml_jupyter.magics.live import Live, error_lines, payload
 from aml_jupyter.magics.page import Page
 from aml_jupyter.run import LARGEST_READ, Run
+from aml_jupyter.starting import Standby
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 SHUTDOWN = 0.3
 # seconds between two looks at a run: shorter while it prints
 SHORTEST_LOOK, LONGEST_LOOK = 0.01, 0.05
+# a supervisor that starts while the person reads the last run's output, and ends with the kernel
+STANDBY = Standby()
 
 
 class CellFailed(RunFailed):
@@ -154,24 +157,26 @@ def _lacks_ipython(python: str) -> bool:
 
 def _submit(page: Page, options: Namespace, warnings: tuple[str, ...], **fields: Any) -> None:
     project = project_of(options)
-    fields.update(notebook=_notebook(page, options, project), cell_id=page.cell_id())
+    fields.update(notebook=_notebook(page, options, project), cell_id=page.cell_id(), warnings=warnings)
     request = request_of(options, **fields)
     if options.dry_run:
         _show_plan(page, request, project)
         return
     with Interrupts() as interrupts:
-        directory = experiment.submit(request, project)
+        directory = experiment.submit(request, project, STANDBY.take)
         page.define({options.run: Run(directory)})
         if options.detach:
             _obey(page, directory, interrupts)
             from aml_jupyter.magics.keeper import keep
 
             keep(page, directory)
+            STANDBY.refill()
             return
         live = Live(page, directory, quiet=options.quiet, hold_error=options.raise_error)
-        for text in warnings:
-            live.card.warning(text)
-        attend(page, directory, live, interrupts, raise_error=options.raise_error)
+        try:
+            attend(page, directory, live, interrupts, raise_error=options.raise_error)
+        finally:
+            STANDBY.refill()
 
 
 def _notebook(page: Page, options: Namespace, project: Project) -> str | None:
