@@ -43,10 +43,11 @@ def _files(folder: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _sync(folder: str) -> None:
-    """Bring a tree to the disk: it will be used by every run, also after a power cut."""
+    """Bring a tree to the disk, the caller's alone: it will be used by every run, also after a power cut."""
     for path, folders, names in os.walk(folder, topdown=False):
         for name in [*names, *folders, ""]:
             fd = os.open(os.path.join(path, name), os.O_RDONLY)
+            os.fchmod(fd, 0o600 if name in names else 0o700)
             os.fsync(fd)
             os.close(fd)
 
@@ -56,6 +57,7 @@ def _keep(kept: str) -> None:
     import compileall
     import shutil
 
+    os.makedirs(os.path.dirname(kept), 0o700, exist_ok=True)
     partial = f"{kept}.{os.getpid()}.partial"
     shutil.copytree(SOURCE, partial, ignore=shutil.ignore_patterns("__pycache__"))
     compileall.compile_dir(partial, quiet=2, stripdir=partial, force=True)

@@ -133,7 +133,8 @@ def _is_old_copy(one: RunDirectory, record: Record) -> bool:
 def _half_removed(home: str) -> Iterator[str]:
     for folder in project_folders(home):
         for name in sorted(os.listdir(folder)):
-            if name.startswith(REMOVING):
+            # renaming a folder changes its status, not its content's time: one that is young is being removed
+            if name.startswith(REMOVING) and _age(os.lstat(f"{folder}/{name}").st_ctime) > BEING_MADE:
                 yield f"{folder}/{name}"
 
 
@@ -144,7 +145,7 @@ def _temporary(home: str) -> Iterator[str]:
         for entry in root.walk(enter=_is_ours):
             if entry.kind != "file" or not _LEFTOVER.fullmatch(entry.name):
                 continue
-            if entry.path not in _listed(home, entry.path, kept) and _age(entry) > BEING_MADE:
+            if entry.path not in _listed(home, entry.path, kept) and _age(entry.mtime_ns / 1e9) > BEING_MADE:
                 yield f"{home}/{entry.path}"
 
 
@@ -203,13 +204,13 @@ def _remove(path: str) -> None:
 
 def _old(path: str, seconds: float) -> bool:
     try:
-        return time.time() - os.lstat(path).st_mtime > seconds
+        return _age(os.lstat(path).st_mtime) > seconds
     except FileNotFoundError:
         return False
 
 
-def _age(entry: Entry) -> float:
-    return time.time() - entry.mtime_ns / 1e9
+def _age(moment: float) -> float:
+    return time.time() - moment
 
 
 def _size(path: str) -> int:

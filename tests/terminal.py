@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-AML = [sys.executable, "-m", "aml_jupyter.cli"]
+# as the installed script does: the working folder, which may be anybody's, is not on the path
+AML = [sys.executable, "-P", "-m", "aml_jupyter.cli"]
 ROOT = str(Path(__file__).resolve().parent.parent)
 
 
