@@ -1,4 +1,6 @@
-"""Snapshots against their peers, in turn and in one run: python benchmarks/snapshot.py [--rounds N] [SIZE ...]
+"""Snapshots against their peers, in turn and in one run.
+
+    python benchmarks/snapshot.py [--rounds N] [SIZE ...]
 
 SIZE is `a` (2,000 files, 25 MB), `b` (20,000, 200 MB) or `c` (100,000, 10 MB). Every row is a process of its
 own; a ratio is the median of the ratios of the rounds, processor time first. Floors: a scan with lstat in

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from aml_jupyter.snapshot import Rules, explain
 from aml_jupyter.snapshot.excludes import usually_left_out
 from aml_jupyter.snapshot.ignore import RuleList, parse
-
 from tests.requirements import need
 
 _LETTERS = [b"a", b"a", b"b", b"c", b"A", b"ab", b"foo", b"bar", b"\xc3\xa9", b"\xff", b" ", b"-", b"[", b"]"]

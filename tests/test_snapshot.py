@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.snapshot import Rules, Snapshot, Store, explain, git_state, restore
 from aml_jupyter.snapshot.manifest import Entry
-
 from tests.requirements import need
 
 MIB = 1 << 20
@@ -494,16 +494,63 @@ def test_an_amlignore_lets_back_in_what_it_names(store: Store, project: Path) ->
     assert not {"secrets.toml", "lib/__pycache__/a.pyc"} & taken
 
 
-PLANTED = """
-.env .env.production conf/.env.local .envrc id_rsa keys/id_ed25519 server.pem tls/private.key cert.p12 store.jks
-.aws/credentials .aws/config .ssh/known_hosts .netrc .pypirc .npmrc .git-credentials credentials.csv .pgpass
-.kube/config .docker/config.json service-account-prod.json client_secret_1.json kaggle.json secrets.yaml
-terraform.tfstate prod.tfvars .htpasswd .databrickscfg application_default_credentials.json vault.kdbx putty.ppk
-.git/config sub/.git/HEAD .ipynb_checkpoints/n-checkpoint.ipynb a/.ipynb_checkpoints/x __pycache__/m.pyc a/b.pyc
-.venv/lib/x.py venv/bin/python outputs/model.pkl .pytest_cache/v .mypy_cache/x node_modules/x/y.js .tox/x .DS_Store
-myenv/pyvenv.cfg myenv/lib/python3/site.py condaenv/conda-meta/history condaenv/bin/python .azuremlhistory_git/x
-azureml-logs/x a.egg-info/PKG-INFO .cache/x .svn/entries
-""".split()
+PLANTED = [
+    ".env",
+    ".env.production",
+    "conf/.env.local",
+    ".envrc",
+    "id_rsa",
+    "keys/id_ed25519",
+    "server.pem",
+    "tls/private.key",
+    "cert.p12",
+    "store.jks",
+    ".aws/credentials",
+    ".aws/config",
+    ".ssh/known_hosts",
+    ".netrc",
+    ".pypirc",
+    ".npmrc",
+    ".git-credentials",
+    "credentials.csv",
+    ".pgpass",
+    ".kube/config",
+    ".docker/config.json",
+    "service-account-prod.json",
+    "client_secret_1.json",
+    "kaggle.json",
+    "secrets.yaml",
+    "terraform.tfstate",
+    "prod.tfvars",
+    ".htpasswd",
+    ".databrickscfg",
+    "application_default_credentials.json",
+    "vault.kdbx",
+    "putty.ppk",
+    ".git/config",
+    "sub/.git/HEAD",
+    ".ipynb_checkpoints/n-checkpoint.ipynb",
+    "a/.ipynb_checkpoints/x",
+    "__pycache__/m.pyc",
+    "a/b.pyc",
+    ".venv/lib/x.py",
+    "venv/bin/python",
+    "outputs/model.pkl",
+    ".pytest_cache/v",
+    ".mypy_cache/x",
+    "node_modules/x/y.js",
+    ".tox/x",
+    ".DS_Store",
+    "myenv/pyvenv.cfg",
+    "myenv/lib/python3/site.py",
+    "condaenv/conda-meta/history",
+    "condaenv/bin/python",
+    ".azuremlhistory_git/x",
+    "azureml-logs/x",
+    "a.egg-info/PKG-INFO",
+    ".cache/x",
+    ".svn/entries",
+]
 
 
 def test_S15_fifty_planted_files_stay_out_each_with_a_reason(store: Store, project: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.snapshot import Store
 from aml_jupyter.snapshot.passwords import without_passwords

@@ -106,7 +106,8 @@ class Store:
         """Take a project's files as they are now.
 
         Raises SnapshotError: `snapshot.too_large`, `too_many_files`, `changed`, `unreadable`, `special_file`,
-        `link_escape`, `name_unportable`, `case_collision`, `secret`, `refused`; `store.no_space`, `store.unavailable`.
+        `link_escape`, `name_unportable`, `case_collision`, `secret`, `refused`; `store.no_space`,
+        `store.unavailable`.
         """
         rules = rules or Rules()
         fd = _open_project(root)

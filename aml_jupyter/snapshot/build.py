@@ -13,7 +13,7 @@ from struct import unpack
 
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.snapshot import checks, memory
-from aml_jupyter.snapshot.contents import Contents, ReadError, holds_passwords, same_bytes
+from aml_jupyter.snapshot.contents import Contents, ReadError
 from aml_jupyter.snapshot.excludes import IGNORE_FILES, IGNORE_LIMIT, Context, Fixed
 from aml_jupyter.snapshot.manifest import HEADER, dir_line
 from aml_jupyter.snapshot.objects import Locked, Objects, Writer, publish_file, refuse_store, sha256, sweep
@@ -44,8 +44,6 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 # seconds have ticks of two
 _TICK = 20_000_000
 _COARSE_TICK = 2_010_000_000
-_LONG_WRITE = 64 << 10  # bytes; less is written in no time
-_PAUSE = 0.002
 _NO_LINE = b"\n"  # keeps the place of a file that could not be read
 _ITEM = 8 * WIDTH
 
@@ -186,7 +184,7 @@ class Builder:
         """Record a folder; the folders in it that are sent, and whether decisions there must be made anew."""
         self.files += len(names)
         if self.files > 2 * self._scan.rules.max_files + 1000:
-            checks.too_many_files(self._scan, self)
+            checks.too_many_files(self._scan)
         joined = "\0".join(names)
         if path and self.around(path).environment(path, names) is not None:
             files = tuple(name for name in names if not name.endswith("/"))
@@ -271,9 +269,8 @@ class _Folder:
             else:
                 self.skipped.append(name)
                 continue
-            if name in IGNORE_FILES:
-                if _fresh(item[3], self._started):  # it may change once more without showing it
-                    self.pending.distrusted.append(len(kept))
+            if name in IGNORE_FILES and _fresh(item[3], self._started):
+                self.pending.distrusted.append(len(kept))  # it may change once more without showing it
             kept += item
 
     def _send(self, name: str, item: list[int]) -> None:
@@ -345,7 +342,6 @@ class _Reading:
         self._contents = Contents(writer, scan.rules.allow_secrets)
         self._late: list[tuple[str, str, int]] = []
         self._late_until = 0
-        self._recent: list[tuple[str, str, int]] = []
 
     def run(self) -> None:
         """Read everything that is pending; files changed a moment ago come last."""
@@ -360,7 +356,6 @@ class _Reading:
                     self._one(cursor, path, name, at)
         finally:
             cursor.close()
-        self._look_again()
         for path, pending in self._pending.items():
             self._complete(path, pending)
         self._pending.clear()
@@ -415,38 +410,10 @@ class _Reading:
             self._scan.faults.add(path, error.cause)
         if line:
             pending.lines[name] = line
-            if item[1] >= _LONG_WRITE and self._is_recent(path, name, item):
-                self._recent.append((path[: -len(name) - 1], name, at))
             return
         pending.distrusted.append(at)
         if not self._scan.faults.unreadable:
             self._scan.faults.moved.append(path)
-
-    @staticmethod
-    def _is_recent(path: str, name: str, item: list[int]) -> bool:
-        recent = item[3] + _COARSE_TICK >= time.time_ns()
-        # the stored bytes of compute files are not those of the file
-        return recent and stat.S_ISREG(item[0]) and not holds_passwords(path, name)
-
-    def _look_again(self) -> None:
-        """Read large files that changed lately a second time.
-
-        A write stamps a file when it begins: while it goes on, nothing but the bytes shows it.
-        """
-        if not self._recent or self._scan.faults.any():
-            return
-        time.sleep(_PAUSE)
-        cursor = Cursor(self._scan.fd)
-        try:
-            for path, name, at in self._recent:
-                fd = self._go(cursor, path)
-                pending = self._pending[path]
-                full = f"{path}/{name}" if path else name
-                if fd < 0 or not same_bytes(fd, name, pending.kept[at : at + WIDTH], pending.lines[name]):
-                    pending.distrusted.append(at)
-                    self._scan.faults.moved.append(full)
-        finally:
-            cursor.close()
 
     def _complete(self, path: str, pending: Pending) -> None:
         names, _, skipped, hidden, folders, _, files, size, _ = self._scan.now[path]

@@ -33,7 +33,7 @@ def before_reading(scan: Scan, builder: Builder) -> None:
     if scan.faults.unreadable:
         raise unreadable(scan, builder)
     if sum(record[FILES] for record in scan.now.values()) > scan.rules.max_files:
-        too_many_files(scan, builder)
+        too_many_files(scan)
     counted = counted_bytes(scan.now)
     if counted > scan.rules.max_bytes:
         raise _too_large(scan, builder, counted)
@@ -161,7 +161,7 @@ def _special(found: list[tuple[str, int]]) -> SnapshotError:
     )
 
 
-def too_many_files(scan: Scan, builder: Builder) -> NoReturn:
+def too_many_files(scan: Scan) -> NoReturn:
     """Raise SnapshotError `snapshot.too_many_files` with the folders that hold most."""
     counts = sorted(((record[FILES], path) for path, record in scan.now.items()), reverse=True)[:_SHOWN]
     limit = scan.rules.max_files

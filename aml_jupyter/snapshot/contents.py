@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from hashlib import sha256
 
 from aml_jupyter.errors import SnapshotError
@@ -17,6 +18,7 @@ TYPE_CHECKING = False
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CHUNK = 1 << 20
+_LONGEST_WRITE = 2_000_000_000  # ns that writing a small file may take
 
 
 class ReadError(Exception):
@@ -33,10 +35,11 @@ class Contents:
     def __init__(self, writer: Writer, allow_secrets: bool) -> None:
         self._writer = writer
         self._allow = allow_secrets
+        self._recent = time.time_ns() - _LONGEST_WRITE
         self._findings: list[Finding] = []
 
     def take(self, dir_fd: int, path: str, name: str, item: list[int], notes: list[str]) -> bytes | None:
-        """Read a regular file whose stat values were `item`; its manifest line, None when it was not that file.
+        """Read a regular file whose stat values were `item`; its line, None when it was not that file.
 
         Raises ReadError.
         """
@@ -46,6 +49,8 @@ class Contents:
         try:
             fd = os.open(name, _READ, dir_fd=dir_fd)
             try:
+                if item[3] >= self._recent:
+                    _await_writer(fd)
                 data = os.read(fd, size + 1)
                 while 0 < len(data) < size:
                     more = os.read(fd, size + 1 - len(data))
@@ -99,6 +104,7 @@ class Contents:
         try:
             fd = _open(name, dir_fd)
             try:
+                _await_writer(fd)
                 while done <= item[1]:
                     chunk = _read(fd, _CHUNK)
                     if not chunk:
@@ -153,21 +159,17 @@ def same(st: os.stat_result, item: list[int]) -> bool:
     )
 
 
-def same_bytes(dir_fd: int, name: str, item: list[int], line: bytes) -> bool:
-    """Whether a file still has the stat values and the digest that its line says."""
+def _await_writer(fd: int) -> None:
+    """Wait for the end of a write that is going on.
+
+    A write stamps the file when it begins, so that nothing but the bytes would show it. Looking for a hole
+    needs the lock that it holds (ext4, btrfs, tmpfs; xfs reads wait by themselves).
+    """
     try:
-        fd = os.open(name, _READ, dir_fd=dir_fd)
-    except OSError:  # gone or closed to us: not the same
-        return False
-    try:
-        digest = sha256()
-        while chunk := os.read(fd, _CHUNK):
-            digest.update(chunk)
-        return same(os.fstat(fd), item) and digest.hexdigest().encode() in line
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+        os.lseek(fd, 0, os.SEEK_HOLE)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:  # an empty file, or a file system without the call
+        pass
 
 
 def _open(name: str, dir_fd: int) -> int:

@@ -150,28 +150,17 @@ class Context:
         return verdict
 
     def _by_rules(self, name: bytes, path: bytes, is_folder: bool) -> Verdict:
-        let_in = None
-        for rules in self._fixed.options if self._closed is not None else (*self._fixed.options, *self._aml):
-            rule = rules.last(name, path, is_folder)
-            if rule is not None:
-                if not rule.negated:
-                    return Verdict(False, "ignored", rule)
-                if rule.named:
-                    return Verdict(True, "let in", rule)
-                let_in = rule
-                break
+        mine = self._fixed.options if self._closed is not None else (*self._fixed.options, *self._aml)
+        chosen = _last(mine, name, path, is_folder)
+        if chosen is not None and (not chosen.negated or chosen.named):
+            return _verdict(chosen)
         if self._closed is not None:
             return Verdict(False, self._closed.reason, self._closed.rule)
         rule = self._out.last(name, path, is_folder)
         if rule is not None and not rule.negated:
             return Verdict(False, rule.source, rule)
-        if let_in is not None:
-            return Verdict(True, "let in", let_in)
-        for rules in self._git:
-            rule = rules.last(name, path, is_folder)
-            if rule is not None:
-                return Verdict(rule.negated, "let in" if rule.negated else "ignored", rule)
-        return _IN
+        rule = chosen or _last(self._git, name, path, is_folder)
+        return _IN if rule is None else _verdict(rule)
 
     def environment(self, path: str, names: Iterable[str]) -> Verdict | None:
         """The verdict on a folder that turns out to be a virtual environment; None for any other folder."""
@@ -183,6 +172,18 @@ class Context:
             return None
         rule = Rule(marker.encode(), "virtual environment", 0, negated=False, folder_only=False)
         return Verdict(False, "virtual environment", rule)
+
+
+def _last(lists: Iterable[RuleList], name: bytes, path: bytes, is_folder: bool) -> Rule | None:
+    for rules in lists:
+        rule = rules.last(name, path, is_folder)
+        if rule is not None:
+            return rule
+    return None
+
+
+def _verdict(rule: Rule) -> Verdict:
+    return Verdict(rule.negated, "let in" if rule.negated else "ignored", rule)
 
 
 class Fixed:

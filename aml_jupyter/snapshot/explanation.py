@@ -11,7 +11,7 @@ from aml_jupyter.snapshot.build import Builder
 from aml_jupyter.snapshot.contents import Contents, ReadError
 from aml_jupyter.snapshot.manifest import Difference, Entry, difference, entries
 from aml_jupyter.snapshot.objects import Objects, Writer
-from aml_jupyter.snapshot.scan import FOLDERS, HIDDEN, NAMES, SKIPPED, WIDTH, Cursor, Scan, listing
+from aml_jupyter.snapshot.scan import FOLDERS, HIDDEN, NAMES, SKIPPED, WIDTH, Cursor, Scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What git says of a project: commit, branch, what was not committed.  Asked only where there is a checkout."""
+"""What git says of a project: commit, branch, what was not committed; asked only in a checkout."""
 
 from __future__ import annotations
 

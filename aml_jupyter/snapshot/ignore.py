@@ -119,7 +119,7 @@ class RuleList:
             patterns.append(b"(?:" + expression + b")")
             self._wild.append((_compile(expression), number))
 
-    def last(self, name: bytes, path: bytes, is_folder: bool) -> Rule | None:
+    def last(self, name: bytes, path: bytes, is_folder: bool) -> Rule | None:  # noqa: C901, PLR0912 - the inner loop of every cold take
         """The rule that decides about `path` (from the project's root; `name` is its last part), or None."""
         best = -1
         rules = self.rules
@@ -341,7 +341,9 @@ def _atom(pattern: bytes, at: int, paths: bool) -> tuple[bytes, int]:
     return b"\\x%02x" % pattern[at], at + 1
 
 
-def _bracket(pattern: bytes, at: int, paths: bool) -> tuple[bytes, int]:
+def _bracket(  # noqa: C901, PLR0911, PLR0912 - one state machine, as in git's wildmatch
+    pattern: bytes, at: int, paths: bool
+) -> tuple[bytes, int]:
     """A bracket expression from behind its `[`, with the ways of git's wildmatch."""
     size = len(pattern)
     negated = at < size and pattern[at] in b"!^"

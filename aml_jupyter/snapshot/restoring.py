@@ -46,7 +46,10 @@ def materialize(store: Store, snapshot_id: str, into: str) -> None:
 
 
 def read(store: Store, snapshot_id: str, path: str) -> bytes:
-    """The bytes of one file.  Raises SnapshotError `snapshot.unknown`, `snapshot.no_file`, `store.damaged`."""
+    """The bytes of one file.
+
+    Raises SnapshotError `snapshot.unknown`, `snapshot.no_file`, `store.damaged`.
+    """
     for row in rows(read_manifest(store.path, snapshot_id)):
         if row[0] == "file" and row[1] == path:
             with Source(store.objects()) as source:

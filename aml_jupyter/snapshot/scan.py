@@ -266,7 +266,7 @@ class Cursor:
 
 
 def refuse_places(fd: int, root: str, store: str) -> None:
-    """Raise SnapshotError `snapshot.refused` for places whose copy would hold the world or the copy itself."""
+    """Raise SnapshotError `snapshot.refused` where a copy would hold the world or itself."""
     home = os.path.realpath(os.path.dirname(store))
     why = ""
     if root == "/":

@@ -1,7 +1,7 @@
 """Looking for secrets in the text files of a project.
 
-Only known forms, so that a finding is worth stopping for. All but passwords in addresses hold twenty letters and
-digits in a row: one pass finds such runs, and only what stands around them is looked at closely.
+Only known forms, so that a finding is worth stopping for. All but passwords in addresses hold twenty letters
+and digits in a row: one pass finds such runs, and only what stands around them is looked at closely.
 """
 
 from __future__ import annotations

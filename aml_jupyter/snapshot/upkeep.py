@@ -35,7 +35,7 @@ _WORTH_IT = 4  # a pack is written anew when a quarter of it is dead
 
 
 class Damage(Value):
-    """Something wrong in a store: `kind` is "manifest", "pack" or "content", `name` its id, name or SHA-256."""
+    """Something wrong in a store: `kind` is "manifest", "pack" or "content"; `name` its id or SHA-256."""
 
     kind: str
     name: str

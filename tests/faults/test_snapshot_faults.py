@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# ruff: noqa: PT017 - some turns may succeed, and what a failed one says is looked at
 import ctypes
 import errno
 import multiprocessing
@@ -17,9 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.snapshot import Rules, Store
-
 from tests.requirements import need
 
 pytestmark = pytest.mark.faults
@@ -124,7 +125,7 @@ def test_S3_a_file_that_changes_while_it_is_read_is_whole_or_named(
 def test_S3_every_way_to_change_a_file_under_the_reader_is_seen(
     store: Store, project: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The change comes between the reading and the second look, each time; after the third retry it is named."""
+    """The change comes between the reading and the second look; after the third retry it is named."""
     path = project / "moving.bin"
     path.write_bytes(b"a" * size)
     real = os.read
@@ -257,8 +258,21 @@ def test_S9_all_unreadable_files_and_folders_are_named_at_once(project: Path, op
     home.mkdir()
     os.chown(home, 65534, 65534)
     done = subprocess.run(
-        [need("setpriv"), "--reuid", "65534", "--regid", "65534", "--clear-groups", python, "-B", "-c", code]
-        + [str(home / "snapshots"), str(open_folder / "project")],
+        [
+            *(
+                need("setpriv"),
+                "--reuid",
+                "65534",
+                "--regid",
+                "65534",
+                "--clear-groups",
+                python,
+                "-B",
+                "-c",
+                code,
+            ),
+            *(str(home / "snapshots"), str(open_folder / "project")),
+        ],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(open_folder / "lib"), "HOME": str(home / "x")},
@@ -359,8 +373,10 @@ def test_S13_a_read_error_is_named_and_leaves_no_snapshot(
         + "\nexcept Exception as error:\n    print(error.code, error)"
     )
     done = subprocess.run(
-        [strace, "-f", "-o", "/dev/null", "-P", target, "-e", "trace=read", "-e", f"inject=read:error={code}"]
-        + [sys.executable, "-c", program, store.path, str(project)],
+        [
+            *(strace, "-f", "-o", "/dev/null", "-P", target, "-e", "trace=read"),
+            *("-e", f"inject=read:error={code}", sys.executable, "-c", program, store.path, str(project)),
+        ],
         capture_output=True,
         text=True,
     )
