@@ -381,6 +381,12 @@ def test_arrays_and_frames_come_in_and_go_out(tmp_path: Path) -> None:
     assert type(decode(most, outcome.data)) is np.float64
 
 
+def test_a_failed_cell_is_not_blamed_for_the_values_it_did_not_come_to(tmp_path: Path) -> None:
+    outcome = cell(tmp_path, "early = 1\n1 / 0\nlate = 2", outputs=["early", "late"])
+    assert [event["ename"] for event in outcome.of("error")] == ["ZeroDivisionError"]
+    assert [event["name"] for event in outcome.of("value")] == ["early"]
+
+
 def test_a_frame_for_a_python_without_pandas_is_refused_by_name(tmp_path: Path) -> None:
     import pandas as pd
 

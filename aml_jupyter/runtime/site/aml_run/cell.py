@@ -81,7 +81,7 @@ def main(job, arguments):
         if cell.outputs:
             from aml_run import values
 
-            values.send_outputs(cell, namespace)
+            values.send_outputs(cell, namespace, failed=bool(status))
     except BaseException as error:  # noqa: BLE001 - a figure that cannot be drawn, an interrupt
         from aml_run import failure
 

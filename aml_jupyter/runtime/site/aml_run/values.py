@@ -12,11 +12,16 @@ def fill(cell, namespace):
             namespace[item["name"]] = codec.decode(item, file.read())
 
 
-def send_outputs(cell, namespace):
-    """Send back the variables that were asked for; raises ValueTransferError for those that cannot be."""
+def send_outputs(cell, namespace, failed):
+    """Send back the variables that were asked for; raises ValueTransferError for those that cannot be.
+
+    A cell that failed need not have come to all of them: its own error is the one to read.
+    """
     problems = []
     for name in cell.outputs:
         if name not in namespace:
+            if failed:
+                continue
             problems.append("%r was asked for (--out), and the cell has no variable of that name" % name)
             continue
         try:
