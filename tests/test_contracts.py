@@ -12,9 +12,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# one worker: the linter runs once for all violations
-pytestmark = pytest.mark.xdist_group("contracts")
-
 # (module file, a line that breaks the order, what the report must name)
 VIOLATIONS = [
     ("executors/local.py", "from aml_jupyter import runs", "aml_jupyter.executors.local -> aml_jupyter.runs"),

@@ -14,8 +14,7 @@ from typing import Any
 import nbformat
 import pytest
 
-# one worker: the notebook is executed once for all of them
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("quickstart")]
+pytestmark = pytest.mark.slow
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
