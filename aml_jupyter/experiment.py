@@ -382,7 +382,7 @@ def _record(
         snapshot_id=snapshot.id,
         snapshot_files=snapshot.files,
         snapshot_bytes=snapshot.bytes,
-        git=_git(planned),
+        git=_git(planned, directory),
         share=planned.share.path if planned.share else None,
         warnings=(*planned.warnings, *snapshot.warnings, *share_warnings),
         phases={"snapshot": snapshot_seconds},
@@ -391,13 +391,26 @@ def _record(
     )
 
 
-def _git(planned: Plan) -> dict[str, Any] | None:
+def _git(planned: Plan, directory: RunDirectory) -> Mapping[str, Any] | None:
+    """Where the checkout stands, and the hash of its uncommitted changes, which are kept as `git.diff`."""
+    if planned.source_run:
+        return runs.load_record(planned.source_run).git
     if not os.path.exists(planned.project.root + "/.git"):
         return None
     from aml_jupyter.snapshot import git_state
 
     state = git_state(planned.project.root)
-    return state.as_dict() if state else None
+    if state is None:
+        return None
+    if state.diff:
+        write_atomic(directory.git_diff, state.diff, sync=False)
+    return {
+        "commit": state.commit,
+        "branch": state.branch,
+        "dirty": state.dirty,
+        "diff_sha256": _sha256(state.diff) if state.diff else None,
+        "withheld": state.withheld,
+    }
 
 
 def _sha256(data: bytes) -> str:

@@ -106,6 +106,11 @@ class RunDirectory(Value):
         return self.path + "/artifacts.lock"
 
     @property
+    def git_diff(self) -> str:
+        """What was not committed when the snapshot was taken, as a patch; absent when there was nothing."""
+        return self.path + "/git.diff"
+
+    @property
     def job(self) -> str:
         """All that crosses between machines."""
         return self.path + "/job"

@@ -32,6 +32,8 @@ _LEAVE_OUT = (
     "*.tfvars",
     "*.tfstate*",
 )
+# a submodule has a configuration of its own, and what is changed in it is in no patch
+_OWN_FILES = ("--ignore-submodules=dirty", "--", ".")
 _SETTINGS = ("core.fsmonitor=false", "core.quotePath=true", "diff.external=", "core.hooksPath=/dev/null")
 
 
@@ -53,7 +55,10 @@ def git_state(root: str, *, timeout: float = _SECONDS) -> GitState | None:
     """The state of the checkout a project lies in; None when it lies in none or git cannot tell."""
     if not _in_checkout(root):
         return None
-    status = _git(root, timeout, "status", "--porcelain=v2", "--branch", "-z", "--", ".")
+    filters = _own_filters(root, timeout)
+    if filters is None:
+        return None
+    status = _git(root, timeout, *filters, "status", "--porcelain=v2", "--branch", "-z", *_OWN_FILES)
     if status is None:
         return None
     fields = status.decode("utf-8", "surrogateescape").split("\0")
@@ -62,7 +67,7 @@ def git_state(root: str, *, timeout: float = _SECONDS) -> GitState | None:
     branch = heads.get("branch.head", "")
     dirty = any(field and not field.startswith("# ") for field in fields)
     commit = "" if commit == "(initial)" else commit
-    diff, withheld = _diff(root, timeout, commit) if dirty else (b"", "")
+    diff, withheld = _diff(root, timeout, commit, filters) if dirty else (b"", "")
     return GitState(
         commit=commit,
         branch="" if branch == "(detached)" else branch,
@@ -82,12 +87,32 @@ def _in_checkout(root: str) -> bool:
     return True
 
 
-def _diff(root: str, timeout: float, commit: str) -> tuple[bytes, str]:
+def _own_filters(root: str, timeout: float) -> list[str] | None:
+    """Settings that switch off the filters which the checkout's own configuration defines; None: unknown.
+
+    git would run them to compare files, and a checkout may come from somebody else.  The user's own stay.
+    """
+    listed = _git(root, timeout, "config", "--show-scope", "--includes", "--name-only", "-z", "--list")
+    if listed is None:
+        return None
+    fields = listed.decode("utf-8", "surrogateescape").split("\0")
+    pairs = zip(fields[::2], fields[1::2], strict=False)
+    keys = {key for scope, key in pairs if scope in ("local", "worktree") and key.startswith("filter.")}
+    names = {key[len("filter.") : key.rindex(".")] for key in keys if key.count(".") > 1}
+    if any("=" in name for name in names):  # cannot be set from a command line
+        return None
+    off = [
+        f"filter.{name}.{key}" for name in sorted(names) for key in ("clean=", "process=", "required=false")
+    ]
+    return [part for setting in off for part in ("-c", setting)]
+
+
+def _diff(root: str, timeout: float, commit: str, filters: list[str]) -> tuple[bytes, str]:
     if not commit:
         return b"", "there is no commit yet"
     paths = [f":(exclude,glob)**/{pattern}" for pattern in _LEAVE_OUT]
     options = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--relative")
-    diff = _git(root, timeout, "diff", *options, "HEAD", "--", ".", *paths)
+    diff = _git(root, timeout, *filters, "diff", *options, "HEAD", *_OWN_FILES, *paths)
     if diff is None:
         return b"", "git could not make it"
     if len(diff) > _DIFF_LIMIT:
