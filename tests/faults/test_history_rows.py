@@ -41,6 +41,11 @@ def submit(project: Path, source: str) -> RunDirectory:
     return experiment.submit(Request(script="script.py"))
 
 
+def wait_until_ready(directory: RunDirectory) -> None:
+    log = Path(directory.log)
+    until(lambda: log.exists() and b"ready" in log.read_bytes())
+
+
 @pytest.fixture
 def holders() -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes that a test starts; continued and ended behind it."""
@@ -118,7 +123,8 @@ def test_H3_whoever_waits_for_a_stuck_holder_is_told_after_half_a_minute(
         assert len(history.rows()) == 1
     runs.set_labels(directory, note="a change to take in")
     holder = stuck_holder(holders, home + "/index.lock")
-    reader = threading.Thread(target=_ask, args=(home, found := []))
+    found: list[str] = []
+    reader = threading.Thread(target=_ask, args=(home, found))
     reader.start()
     with pytest.raises(HistoryError) as caught, exclusive(home + "/index.lock"):
         pass
@@ -232,7 +238,7 @@ def test_H4_an_ending_is_written_on_a_full_disk_and_everything_works_once_there_
     whole = submit(project, "print('whole')")
     assert experiment.wait(whole, 30).status == "Completed"
     directory = submit(project, UNTIL_TOLD)
-    until(lambda: os.path.exists(directory.log) and b"ready" in Path(directory.log).read_bytes())
+    wait_until_ready(directory)
     ballast = fill(disk)
     Path(tmp_path, "told").touch()
     record = experiment.wait(directory, 30)
@@ -270,7 +276,7 @@ def test_H4_L10_every_fill_level_gives_one_ending_and_no_torn_record(
         told = tmp_path / f"told{number}"
         monkeypatch.setenv("TOLD", str(told))
         directory = submit(project, UNTIL_TOLD)
-        until(lambda one=directory: os.path.exists(one.log) and b"ready" in Path(one.log).read_bytes())
+        wait_until_ready(directory)
         ballast = fill(disk)
         os.truncate(ballast, max(0, ballast.stat().st_size - room))
         told.touch()
