@@ -101,7 +101,7 @@ class Context:
     `closed` is the verdict that would have left the folder out, had not an `--include` named something in it.
     """
 
-    __slots__ = ("_aml", "_closed", "_fixed", "_git", "_never", "_out")
+    __slots__ = ("_aml", "_closed", "_fixed", "_git", "_never", "_out", "_plain")
 
     def __init__(
         self,
@@ -114,6 +114,7 @@ class Context:
         self._git = git
         self._aml = aml
         self._closed = closed
+        self._plain = not (aml or closed or fixed.options or fixed.leave_out)
         self._never = _never_sent()
         self._out = usually_left_out()
 
@@ -134,7 +135,18 @@ class Context:
 
     def sends(self, name: str, path: str, is_folder: bool) -> bool:
         """Whether an entry of this folder is sent; the short form of `decide`."""
-        return self.decide(name, path, is_folder).included
+        if not self._plain:
+            return self.decide(name, path, is_folder).included
+        raw_name, raw = os.fsencode(name), os.fsencode(path)
+        if self._never.last(raw_name, raw, is_folder) is not None:
+            return False
+        rule = self._out.last(raw_name, raw, is_folder)
+        if rule is not None and not rule.negated:
+            return False
+        if not self._git:
+            return True
+        rule = _last(self._git, raw_name, raw, is_folder)
+        return rule is None or rule.negated
 
     def decide(self, name: str, path: str, is_folder: bool) -> Verdict:
         """Whether an entry of this folder is sent, with the reason."""
