@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import time
 from collections import deque
 
-from aml_jupyter import processes, runs
+from aml_jupyter import plainjson, processes, runs
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
 
@@ -210,7 +209,7 @@ def _new_lines(path: str, position: int) -> tuple[list[dict[str, Any]], int]:
 def _object(line: bytes) -> dict[str, Any] | None:
     """A line as a JSON object; None for what a full disk cut off or a script put there."""
     try:
-        found = json.loads(line)
+        found = plainjson.loads(line)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

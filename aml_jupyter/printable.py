@@ -8,22 +8,24 @@ from __future__ import annotations
 import math
 import re
 
+# patterns are compiled when they are first used: that takes longer than most commands do
 # colours and weights may pass; everything else that moves a cursor, names a window or makes a link may not
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_ESCAPE = re.compile(
+_COLOUR = r"\x1b\[[0-9;]*m"
+_ESCAPE = (
     r"\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|\[[0-?]*[ -/]*[@-~]?|[@-Z\\-_a-z]?)"
 )
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 # a page in UTF-8 cannot carry half a surrogate pair
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE = "[\ud800-\udfff]"
 
 
 def safe_text(text: str, *, colour: bool = True) -> str:
     """Text of a run without what would steer a terminal; new lines, tabs and `\\r` stay."""
     if "\x1b" in text:
-        text = _ESCAPE.sub(lambda found: found[0] if colour and _COLOUR.fullmatch(found[0]) else "", text)
+        keep = _COLOUR if colour else "(?!)"
+        text = re.sub(_ESCAPE, lambda found: found[0] if re.fullmatch(keep, found[0]) else "", text)
         text = text.replace("\x1b", "") if not colour else text
-    return _CONTROL.sub("\ufffd", text)
+    return re.sub(_CONTROL, "\ufffd", text)
 
 
 def safe_name(name: str) -> str:
@@ -38,7 +40,7 @@ def safe_name(name: str) -> str:
 
 def page_text(text: str) -> str:
     """Text for a page: no colours, no control characters, lines as a terminal would leave them."""
-    text = _SURROGATE.sub("\ufffd", safe_text(fold_returns(text), colour=False))
+    text = re.sub(_SURROGATE, "\ufffd", safe_text(fold_returns(text), colour=False))
     return text.replace("\r", "")
 
 

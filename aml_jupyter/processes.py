@@ -44,7 +44,7 @@ def _state_and_start(pid: int) -> tuple[str, str] | None:
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """`{"pid", "start_time", "boot_id"}` of a running process; start_time is empty when it is already gone."""
+    """`{"pid", "start_time", "boot_id"}` of a process; start_time is empty when it is already gone."""
     found = _state_and_start(pid)
     return {"pid": pid, "start_time": found[1] if found else "", "boot_id": boot_id()}
 

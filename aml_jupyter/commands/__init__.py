@@ -55,12 +55,17 @@ VERBS: dict[str, tuple[str, str]] = {
 WHOLE_LINE = ("experiment",)
 
 
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # asking the terminal how wide it is imports shutil, for every option that is added
+    return argparse.RawDescriptionHelpFormatter(prog, width=100)
+
+
 class Parser(argparse.ArgumentParser):
     """Raises UsageError instead of ending the process, and names the nearest option."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _formatter)
         super().__init__(*args, **kwargs)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

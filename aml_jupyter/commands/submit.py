@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from aml_jupyter import plainjson
 from aml_jupyter.commands import add_json, parse_pair, parse_seconds
 from aml_jupyter.errors import ConfinedError, UsageError
 
@@ -145,12 +146,10 @@ def _read_env_file(path: str) -> Mapping[str, str]:
 
 def params_of(options: Namespace) -> dict[str, object]:
     """Parameters by name; a value that is JSON is that value, everything else is text."""
-    import json
-
     found: dict[str, object] = {}
     for name, value in options.param:
         try:
-            found[name] = json.loads(value)
+            found[name] = plainjson.loads(value)
         except ValueError:
             found[name] = value
     return found

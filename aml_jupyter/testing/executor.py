@@ -59,7 +59,10 @@ class ExecutorContract:
     def test_the_script_starts_in_the_copy_with_its_variables(
         self, executor: Executor, make_job: MakeJob
     ) -> None:
-        source = "import os; e = os.environ; print(os.path.exists('script.py'), e['GREETING'], e['AZUREML_RUN_ID'])"
+        source = (
+            "import os; e = os.environ;"
+            " print(os.path.exists('script.py'), e['GREETING'], e['AZUREML_RUN_ID'])"
+        )
         job = make_job(source, environment={"GREETING": "hello"})
         handle, _ = self.run(executor, job)
         assert read_all(executor, handle, "log").split() == [b"True", b"hello", job.run_id.encode()]
