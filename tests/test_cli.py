@@ -256,14 +256,20 @@ def test_data_go_to_standard_output_and_messages_to_standard_error(project: Path
     assert aml("run", "-q", "local", "hello.py").stdout == ""
 
 
-def test_Z1_a_reader_that_leaves_ends_the_command_with_141_and_not_the_run(project: Path) -> None:
+def test_Z1_a_reader_that_leaves_ends_the_command_with_141_and_not_the_run(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enough = tmp_path / "enough"
+    monkeypatch.setenv("ENOUGH", str(enough))
     (project / "script.py").write_text(
-        "import time\nfor i in range(30):\n    print(i, flush=True)\n    time.sleep(0.02)\n"
+        "import itertools, os, time\nfor i in itertools.count():\n    print(i, flush=True)\n"
+        "    time.sleep(0.02)\n    if os.path.exists(os.environ['ENOUGH']): break\n"
     )
     done = shell("aml run local script.py | head -1; echo ${PIPESTATUS[0]}")
     assert done.stdout.split() == ["0", "141"]
     assert "the run goes on: aml attach" in done.stderr
     assert "Traceback" not in done.stderr
+    enough.touch()
     assert data("wait")[0]["status"] == "Completed"
 
 
