@@ -9,6 +9,7 @@ import os
 
 from aml_jupyter import artifacts, plainjson
 from aml_jupyter.confined import Root
+from aml_jupyter.errors import AmlError
 from aml_jupyter.metrics import merge_metrics
 
 TYPE_CHECKING = False
@@ -59,26 +60,28 @@ def collect(
     if exit_ is not None and exit_.log_dropped:
         warnings.append(f"{exit_.log_dropped} bytes of output were not kept")
     if os.path.isdir(directory.work):
-        try:
-            fields.update(_collect_files(directory, record, warnings))
-        except OSError as error:  # no space, no permission: the ending matters more and is still written
-            log(f"artifacts were not collected: {error}")
-            warnings.append(f"artifacts were not collected: {error}")
-            fields["artifacts_state"] = "failed"
+        for step in (_keep_artifacts, _list_unkept):
+            try:
+                fields.update(step(directory, record, warnings))
+            except (OSError, AmlError) as error:  # no space, damage: the ending matters more than this
+                what = "artifacts" if step is _keep_artifacts else "files written elsewhere"
+                log(f"{what}: {error}")
+                warnings.append(f"{what} are not in the record: {error}")
+                if step is _keep_artifacts:
+                    fields["artifacts_state"] = "failed"
     fields["warnings"] = tuple(warnings)
     return fields
 
 
-def _collect_files(directory: RunDirectory, record: Record, warnings: list[str]) -> dict[str, Any]:
+def _keep_artifacts(directory: RunDirectory, _record: Record, warnings: list[str]) -> dict[str, Any]:
     kept = artifacts.collect(directory)
-    warnings.extend(f"{item.path}: {item.reason}" for item in kept.rejected)
+    warnings.extend(f"{item.path}: {item.reason}" for item in kept.rejected[:MOST_WARNINGS])
+    return {"artifacts_state": kept.state, "artifacts": kept.count}
+
+
+def _list_unkept(directory: RunDirectory, record: Record, _warnings: list[str]) -> dict[str, Any]:
     lost = artifacts.not_kept(directory, record.snapshot_id)
-    return {
-        "artifacts_state": kept.state,
-        "artifacts": kept.count,
-        "not_kept": lost.paths,
-        "not_kept_count": lost.count,
-    }
+    return {"not_kept": lost.paths, "not_kept_count": lost.count}
 
 
 def _noting_warnings(events: Iterator[dict[str, Any]], warnings: list[str]) -> Iterator[dict[str, Any]]:
