@@ -33,8 +33,10 @@ check: $(STAMPS)/test ## lint, format, types, import contracts
 	$(RUN) mypy
 	$(BIN)/lint-imports --no-cache
 
-fast: $(STAMPS)/test ## the tests that take no time (under 30 s)
-	$(PYTEST) -m "not slow and not faults and not soak"
+# these start hundreds of processes
+HEAVY := test_cli test_magics test_run_cell test_run_object test_runtime_endings test_shims
+fast: $(STAMPS)/test ## the tests that start few processes (under 30 s)
+	$(PYTEST) -m "not slow and not faults and not soak" $(HEAVY:%=--ignore=tests/%.py)
 
 bench: $(STAMPS)/test ## measure against the floors and peers (benchmarks/README.md)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
