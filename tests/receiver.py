@@ -111,7 +111,7 @@ def _read(
     pipes = {process.stdout.fileno(): "1", process.stderr.fileno(): "2"}
     while pipes:
         ready, _, _ = select.select([*pipes, endpoint.fileno()], [], [], 0.2)
-        assert time.monotonic() < deadline, ("timeout", outcome.out, outcome.err)
+        assert time.monotonic() < deadline, ("timeout", outcome.out[-2000:], outcome.err[-2000:])
         for fd in [fd for fd in ready if fd in pipes]:
             data = os.read(fd, 1 << 16)
             if data:

@@ -16,6 +16,7 @@ import time
 _TICK = 0.05  # seconds that printed text may wait
 _TextStream = type(sys.__stderr__) if sys.__stderr__ else ()
 _watched = {}  # name of a module -> what to do once it is loaded
+around_forks = []  # (hold, let go) of streams that several threads may be writing to
 
 
 def _flush():
@@ -72,17 +73,26 @@ class _Flusher:
                     break
                 time.sleep(0.0002)
         _flush()
+        for hold, _ in around_forks:
+            hold()
 
     def after_fork(self):
         """Start again at the next print: the fork that just ended has not counted the threads yet."""
         self._reset()
+        for _, let_go in around_forks:
+            let_go()
         for stream in (sys.__stdout__, sys.stdout):
             if isinstance(stream, _TextStream):
                 stream.write = self._starter(stream)
 
     def _starter(self, stream):
+        own = stream.__dict__.get("write")
+
         def write(text):
-            stream.__dict__.pop("write", None)
+            if own is None:
+                stream.__dict__.pop("write", None)
+            else:
+                stream.write = own
             if not self.running:
                 self.start()
             return stream.write(text)
@@ -157,6 +167,7 @@ def _keep_display(module):
 def _install():
     if isinstance(sys.stdout, _TextStream) and not sys.stdout.write_through:
         _Flusher().install()
+        sys.modules["_aml_flusher"] = sys.modules[__name__]
     _watch("os", _flush_before_shell)
     _watch("subprocess", _flush_before_programs)
     _watch("IPython.core.display_functions", _keep_display)

@@ -73,7 +73,7 @@ def send(kind, payload):
     except OSError as error:
         if error.errno == errno.EMSGSIZE:
             raise
-        _gone = True
+        _gone = True  # nobody receives any more
         return False
 
 
