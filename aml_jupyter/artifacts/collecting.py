@@ -324,16 +324,15 @@ def _sync_tree(path: str, prefix: str, *, whole: bool) -> None:
         if whole and _sync_file_system(root.fd):
             return
         for entry in root.walk(prefix):
-            if whole and entry.kind == "file":
+            if entry.kind == "dir":
+                with root.folder(entry.path) as folder:
+                    os.fsync(folder.fd)
+            elif whole and entry.kind == "file":
                 fd = root.open_file(entry.path)
-            elif entry.kind == "dir":
-                fd = os.dup(root.folder(entry.path).fd)
-            else:
-                continue
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
 
 
 def _sync_file_system(fd: int) -> bool:
