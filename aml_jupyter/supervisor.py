@@ -88,7 +88,8 @@ class _Supervision:
         self.directory = directory
         self.record = record
         self.secrets = secrets
-        self.job = Job.from_request(directory.path, _load(directory.job + "/request.json") or {})
+        self.request = _load(directory.job + "/request.json")
+        self.job = Job.from_request(directory.path, self.request or _remembered(record))
         self.executor: Executor = executor_for(self.job.kind)
         self.phases: dict[str, float] = dict(record.phases)
         self.cancel_sent: str | None = None
@@ -135,6 +136,12 @@ class _Supervision:
         return ", ".join(name for name in self.record.environment_secret if name not in self.secrets)
 
     def _start(self) -> Handle | None:
+        if self.request is None:
+            raise AmlError(
+                f"it was never started, and {self.directory.job}/request.json is not whole any more",
+                code="run.lost",
+                hint=f"Its code is kept: aml run TARGET SCRIPT --from-run {self.job.run_id}",
+            )
         with _Phase(self.phases, "prepare"):
             self._state("Preparing")
             self.executor.prepare(self.job)
@@ -250,11 +257,24 @@ class _Phase:
 
 
 def _load(path: str) -> Any:
+    """A JSON file, or None where there is none; a power cut can leave one of ours empty, which is none."""
     try:
         with open(path, "rb") as file:
             return plainjson.loads(file.read())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
+
+
+def _remembered(record: Record) -> dict[str, Any]:
+    """What the record alone says of a job: enough to find it, not to start it."""
+    return {
+        "format": 1,
+        "run_id": record.run_id,
+        "kind": record.kind,
+        "python": record.interpreter,
+        "command": [],
+        "environment": {},
+    }
 
 
 def _ending(exit_: Exit | None, cancel_requested: bool) -> tuple[str, str]:

@@ -163,7 +163,7 @@ def _runtime(handle: Handle) -> dict[str, Any] | None:
         with open(handle["job"] + "/started.json", "rb") as file:
             started: dict[str, Any] = plainjson.loads(file.read())
             return started
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # not there, or not whole after a power cut
         return handle["spawned"]  # type: ignore[no-any-return]
 
 

@@ -87,6 +87,54 @@ def test_L4_a_run_of_an_earlier_start_of_the_machine_is_lost_with_its_record_who
         assert [row["status"] for row in history.rows()] == ["Failed"]
 
 
+def test_L4_what_a_power_cut_left_empty_becomes_an_ending_and_no_second_start(
+    tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are not synced before the next step may be there and empty afterwards."""
+    directory = running(tmp_path, monkeypatch)
+    stop_as_a_machine_does(directory)
+    for path in (directory.started_json, directory.handle_json, directory.job + "/request.json"):
+        os.truncate(path, 0)
+    record = experiment.wait(directory, 30)
+    assert (record.status, record.reason) == ("Failed", "run.lost"), record.error
+    assert Path(record.share or "", "started").read_text() == "once\n"
+    assert Path(home, "artifacts/ExperimentRun", directory.run_id, "outputs/half").read_text() == "so far"
+
+
+def test_L4_an_empty_handle_and_request_do_not_lose_a_live_job(
+    tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = running(tmp_path, monkeypatch)
+    supervisor = runs.supervisor_identity(directory)
+    assert supervisor is not None
+    processes.send_signal(supervisor, signal.SIGKILL)
+    until(lambda: not runs.supervised(directory))
+    for path in (directory.handle_json, directory.job + "/request.json"):
+        os.truncate(path, 0)
+    assert experiment.resume(directory)
+    experiment.cancel(directory)
+    record = experiment.wait(directory, 30)
+    assert record.status == "Canceled"
+    assert Path(record.share or "", "started").read_text() == "once\n"
+
+
+def test_L4_a_run_whose_request_is_gone_before_its_start_says_how_to_have_it_again(
+    tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "script.py").write_text("print('again')")
+    monkeypatch.chdir(project)
+    directory = experiment._write(experiment.plan(Request(script="script.py")))
+    os.truncate(directory.job + "/request.json", 0)
+    os.utime(directory.run_json, (1, 1))  # long ago: nobody is about to start it
+    record = experiment.wait(directory, 30)
+    assert (record.status, record.reason) == ("Failed", "run.lost")
+    assert f"--from-run {directory.run_id}" in (record.error or {})["hint"]
+    again = experiment.submit(Request(script="script.py", from_run=directory.run_id))
+    assert experiment.wait(again, 30).status == "Completed"
+
+
 REUSE = """
 import os, signal, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
