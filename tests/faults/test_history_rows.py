@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aml_jupyter import experiment, runs
-from aml_jupyter.errors import HistoryError
 from aml_jupyter.experiment import Request
-from aml_jupyter.locks import exclusive
 from aml_jupyter.runs import RunDirectory
-from tests.made_runs import finished
 from tests.requirements import need
 from tests.terminal import aml, data, until
 
@@ -75,23 +69,6 @@ def stuck_holder(started: list[subprocess.Popen[bytes]], path: str) -> subproces
     return process
 
 
-def test_H3_a_stuck_holder_is_named_by_pid_and_command(
-    home: str, holders: list[subprocess.Popen[bytes]]
-) -> None:
-    directory = finished(home)
-    for path in (home + "/index.lock", directory.path, directory.path + "/labels.lock"):
-        holder = stuck_holder(holders, path)
-        with pytest.raises(HistoryError) as caught, exclusive(path, patience=0.2):
-            pass
-        assert caught.value.code == "history.locked"
-        assert f"process {holder.pid} " in caught.value.message
-        assert "from aml_jupyter.locks import exclusive" in caught.value.message
-        holder.send_signal(signal.SIGKILL)
-        # a killed holder gives the lock back
-        with exclusive(path, patience=10):
-            pass
-
-
 def test_H3_a_stuck_index_holds_no_run_up_and_nothing_is_lost(
     project: Path, home: str, holders: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -111,85 +88,6 @@ def test_H3_a_stuck_index_holds_no_run_up_and_nothing_is_lost(
         ("written-meanwhile", "Completed"),
         (None, "Completed"),
     ]
-
-
-@pytest.mark.soak
-def test_H3_whoever_waits_for_a_stuck_holder_is_told_after_half_a_minute(
-    home: str, holders: list[subprocess.Popen[bytes]]
-) -> None:
-    """The patience that everybody has by default; both waits at once, as they cost time and nothing else."""
-    directory = finished(home)
-    with runs.History(home) as history:
-        assert len(history.rows()) == 1
-    runs.set_labels(directory, note="a change to take in")
-    holder = stuck_holder(holders, home + "/index.lock")
-    found: list[str] = []
-    reader = threading.Thread(target=_ask, args=(home, found))
-    reader.start()
-    with pytest.raises(HistoryError) as caught, exclusive(home + "/index.lock"):
-        pass
-    reader.join(10)
-    assert caught.value.code == "history.locked"
-    assert f"process {holder.pid} " in caught.value.message
-    assert found
-    assert f"process {holder.pid} " in found[0]
-
-
-def _ask(home: str, found: list[str]) -> None:
-    with runs.History(home) as history:
-        try:
-            history.rows()
-        except HistoryError as error:
-            found.append(f"{error.code}: {error.message}")
-
-
-WRITE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from tests.made_runs import end, submit
-home = sys.argv[2]
-directories = [submit(home) for _ in range(5)]
-sys.stdin.readline()
-for directory in directories:
-    end(directory, metrics={"acc": 0.5})
-    print(directory.run_id)
-"""
-
-
-@pytest.mark.slow
-def test_H3_a_hundred_writers_and_a_long_reader_lose_nothing(home: str) -> None:
-    """20 processes end 100 runs at once while rows are asked for and another program reads the index."""
-    finished(home)
-    with runs.History(home) as history:
-        history.rows()
-        writers = [
-            subprocess.Popen(
-                [sys.executable, "-c", WRITE, PARENT, home],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )
-            for _ in range(20)
-        ]  # fmt: skip
-        until(lambda: len(runs.all_directories(home)) == 101, 60)
-        foreign = sqlite3.connect(f"file:{home}/index.sqlite?mode=ro", uri=True)
-        cursor = foreign.execute("SELECT row FROM runs")
-        cursor.fetchone()  # and holds its read lock from here on
-        for writer in writers:
-            assert writer.stdin is not None
-            writer.stdin.write("go\n")
-            writer.stdin.flush()
-        time.sleep(0.5)
-        foreign.close()
-        answers = [len(history.rows(limit=None)) for _ in range(20)]
-        assert answers[0] == 101
-        said = [writer.communicate(timeout=60)[0] for writer in writers]
-        assert all(writer.returncode == 0 for writer in writers)
-        run_ids = {line for text in said for line in text.split()}
-        rows = {row["run_id"]: row for row in history.rows(limit=None)}
-        assert len(run_ids) == 100
-        assert all(rows[one]["status"] == "Completed" for one in run_ids)
-        assert all(rows[one]["metrics"] == {"acc": 0.5} for one in run_ids)
-        assert history.integrity() == []
-    assert [finding for finding in runs.check(home) if finding.code != "artifact.missing"] == []
 
 
 @pytest.fixture
