@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.requirements import python_versions
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -15,3 +17,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AML_HOME", str(path))
     (tmp_path / "home").mkdir()
     return str(path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Versions of Python between the oldest and the newest are for the whole suite, not for the fast one."""
+    between = list(python_versions())[1:-1]
+    for item in items:
+        if isinstance(item, pytest.Function) and _version(item) in between:
+            item.add_marker(pytest.mark.slow)
+
+
+def _version(item: pytest.Function) -> object:
+    return item.callspec.params.get("version") if hasattr(item, "callspec") else None

@@ -342,6 +342,7 @@ def test_C10_an_unreadable_file_is_told(tmp_path: Path) -> None:
         project.target("x")
 
 
+@pytest.mark.slow
 def test_C10_a_file_replaced_while_it_is_read_is_one_of_the_two(tmp_path: Path) -> None:
     project = project_with(tmp_path, {"x.compute": LOCAL})
     path = Path(project.root, "aml_config", "x.compute")

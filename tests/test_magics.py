@@ -212,6 +212,7 @@ def test_the_options_are_shown_by_a_question_mark(kernel: Notebook) -> None:
     assert kernel.run("%amlrun --help").status == "ok"
 
 
+@pytest.mark.slow
 def test_targets_verbs_and_options_are_completed(kernel: Notebook) -> None:
     def completed(text: str) -> list[str]:
         message = kernel.client.complete(text, reply=True, timeout=30)
@@ -258,6 +259,7 @@ def test_display_updates_replace_what_they_name_and_clear_output_keeps_the_card(
     assert "Completed" in cell.card["text/plain"]
 
 
+@pytest.mark.slow
 def test_G1_a_long_output_stays_bounded_and_says_how_to_read_the_rest(kernel: Notebook) -> None:
     cell = kernel.run("%%amlrun local\nfor n in range(200_000): print(n, 'x' * 50)")
     assert len(cell.text()) == 256 << 10
@@ -268,6 +270,7 @@ def test_G1_a_long_output_stays_bounded_and_says_how_to_read_the_rest(kernel: No
     assert sum(len(str(one["content"])) for one in cell.messages) < 1_000_000
 
 
+@pytest.mark.slow
 def test_G1_a_flood_of_small_pieces_stays_below_the_limits_of_the_server(kernel: Notebook) -> None:
     cell = kernel.run(
         "%%amlrun local\nimport sys\nfor n in range(20_000):\n    print(n); print(n, file=sys.stderr)"
@@ -286,6 +289,7 @@ def test_G2_one_line_of_ten_megabytes_is_cut(kernel: Notebook) -> None:
     assert sum(len(str(one["content"])) for one in cell.messages) < 1_000_000
 
 
+@pytest.mark.slow
 def test_a_detached_run_returns_at_once_and_its_card_follows(kernel: Notebook) -> None:
     cell = kernel.run("%%amlrun local -d --run away\nimport time\ntime.sleep(1)\nprint('late')")
     assert cell.status == "ok"

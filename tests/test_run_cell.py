@@ -240,6 +240,7 @@ def test_long_containers_are_folded_and_cut(tmp_path: Path, version: str) -> Non
     assert table.startswith("{'0': 0,\n '1': 1")
 
 
+@pytest.mark.slow
 def test_frames_images_and_figures_are_shown(tmp_path: Path) -> None:
     source = """
         import matplotlib.pyplot as plt, pandas as pd, PIL.Image
@@ -262,6 +263,7 @@ def test_frames_images_and_figures_are_shown(tmp_path: Path) -> None:
     assert story(outcome)[-2:] == [("o", "end\n"), ("result", "<Figure size 640x480 with 1 Axes>")]
 
 
+@pytest.mark.slow
 def test_open_figures_are_shown_at_the_end_also_of_a_failed_cell(tmp_path: Path) -> None:
     outcome = cell(tmp_path, "import matplotlib.pyplot as plt\nplt.plot([1])\nplt.figure()\n1/0")
     assert outcome.status == 1
@@ -436,6 +438,7 @@ def test_a_pickle_that_slipped_through_is_refused_before_loading(tmp_path: Path)
         write_cell(str(job), b"x", {"x": slice(1, 2)}, (), {}, python="3.8")
 
 
+@pytest.mark.slow
 def test_ipython_cells_run_by_the_ipython_of_the_target(tmp_path: Path) -> None:
     source = """
         %matplotlib inline

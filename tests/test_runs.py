@@ -63,6 +63,7 @@ def at_once(count: int, work: Callable[[int], bytes]) -> list[bytes]:
     return answers
 
 
+@pytest.mark.slow
 def test_L12_N4_a_hundred_processes_submitting_at_once_get_a_hundred_ids(home: str) -> None:
     def work(number: int) -> bytes:
         directory = submit(home)

@@ -131,6 +131,7 @@ time.sleep(60)
     assert not any(alive(pid) for pid in pids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_L5_a_daemon_that_holds_the_output_neither_survives_nor_delays_the_end(
     tmp_path: Path, python: str, stubborn: bool
@@ -165,6 +166,7 @@ def test_L5_a_daemon_that_closed_every_descriptor_is_found(tmp_path: Path) -> No
     assert not alive(int(job.log.split()[1]))
 
 
+@pytest.mark.slow
 def test_L5_a_process_that_replaces_itself_all_the_time_is_caught(tmp_path: Path) -> None:
     script = """
 import os, time
@@ -234,6 +236,7 @@ time.sleep(100)
     assert [pid for pid in os.listdir("/proc") if pid.isdigit() and _has(int(pid), marker)] == []
 
 
+@pytest.mark.slow
 def test_L6_a_fork_bomb_ends_with_the_run(tmp_path: Path) -> None:
     # bounded by a count so that a failure of this test does not take the machine with it
     script = """
@@ -258,6 +261,7 @@ while time.monotonic() < end:
     assert [pid for pid in os.listdir("/proc") if pid.isdigit() and _has(int(pid), marker)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [40, pytest.param(1000, marks=pytest.mark.soak)])
 def test_L7_a_cancel_that_meets_the_end_leaves_one_ending(tmp_path: Path, rounds: int) -> None:
     seed = random.Random(11)
@@ -293,6 +297,7 @@ def test_output_of_the_last_moment_is_in_the_log(tmp_path: Path, python: str) ->
     assert [event["name"] for event in job.events("metric")] == ["last"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["_ctypes", "_json"])
 def test_an_interpreter_without_a_part_still_runs_and_ends_its_job(
     tmp_path: Path, python: str, missing: str

@@ -256,6 +256,7 @@ for _ in range(8):
     assert all(found == list(range(500)) for found in values.values())
 
 
+@pytest.mark.slow
 def test_output_flows_while_a_large_payload_is_checked(tmp_path: Path) -> None:
     script = """
 import threading

@@ -25,6 +25,7 @@ def metrics(outcome: Outcome) -> dict[str, Any]:
     return merge_metrics(outcome.events, outcome.data)
 
 
+@pytest.mark.slow
 def test_a_script_of_2018_runs_unmodified(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     shutil.copytree(IRIS, tmp_path / "work", dirs_exist_ok=True)
@@ -79,6 +80,7 @@ for bad in ("../x", "/", "a/../../x", ""):
     assert (outputs / "d.txt").read_text() == source
 
 
+@pytest.mark.slow
 def test_arrays_scalars_and_columns_become_numbers(tmp_path: Path) -> None:
     source = """
 import numpy as np, pandas as pd, decimal
@@ -294,6 +296,7 @@ print("after")
     assert outcome.out == "before\nafter\n"
 
 
+@pytest.mark.slow
 def test_figures_of_a_script_are_shown_and_its_own_backend_is_kept(tmp_path: Path) -> None:
     source = """
 import matplotlib.pyplot as plt

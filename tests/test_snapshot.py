@@ -731,6 +731,7 @@ def test_gc_removes_what_no_run_needs_and_nothing_else(store: Store, project: Pa
     assert store.check() == []
 
 
+@pytest.mark.slow
 def test_many_small_takes_do_not_make_many_packs(store: Store, project: Path) -> None:
     ids = []
     for number in range(80):
