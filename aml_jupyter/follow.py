@@ -97,7 +97,7 @@ class Follower:
                 something = True
                 yield output
             if not something and (self.status in TERMINAL or not supervised):
-                yield from self._rest()
+                yield from self.rest()
                 return
             look = SHORTEST_LOOK if something else min(LONGEST_LOOK, look * 1.5)
             if who is None:
@@ -105,7 +105,8 @@ class Follower:
             else:
                 processes.wait_end(who, look)
 
-    def _rest(self) -> Iterator[Output]:
+    def rest(self) -> Iterator[Output]:
+        """What is left of a character that the log ends in the middle of."""
         for name, decoder in self._decoders.items():
             if text := decoder.decode(b"", final=True):
                 yield Text(stream=name, text=text)

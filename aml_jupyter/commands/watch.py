@@ -15,6 +15,7 @@ from aml_jupyter.printable import safe_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator
 
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.follow import Output
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # exit statuses of endings that have none of their own, as shells and coreutils number them
 CANCELED, TIMED_OUT, LOST = 130, 124, 125
+# seconds between two looks for a supervisor that is about to start
+LOOK = 0.01
 # seconds that a supervisor may need to notice that its run's record is gone
 REWRITTEN = 5.0
 
@@ -74,6 +77,7 @@ def follow_to_end(directory: RunDirectory, screen: Screen, *, quiet: bool = Fals
     """Print a run's output as it happens; Ctrl-C cancels it, a second one kills it."""
     told = tell_warnings(_present(directory), screen)
     follower = Follower(directory)
+    lost = experiment.Lost()
     interrupts = 0
     record = None
     while record is None:
@@ -81,7 +85,7 @@ def follow_to_end(directory: RunDirectory, screen: Screen, *, quiet: bool = Fals
             for output in follower.follow():
                 if not quiet:
                     show(output, screen)
-            record = _ending(directory, follower)
+            record = _ending(directory, follower, lost)
         except KeyboardInterrupt:
             interrupts += 1
             screen.remark("aml: canceling" if interrupts == 1 else "aml: killing")
@@ -96,16 +100,18 @@ def follow_to_end(directory: RunDirectory, screen: Screen, *, quiet: bool = Fals
     return exit_status(record)
 
 
-def _ending(directory: RunDirectory, follower: Follower) -> Record | None:
-    """The record of a run that has ended; None when there is more to follow, by a new supervisor."""
+def _ending(directory: RunDirectory, follower: Follower, lost: experiment.Lost) -> Record | None:
+    """The record of a run that has ended; None when there is more to follow, by a new supervisor too."""
     try:
-        return experiment.wait(directory, None if follower.status in TERMINAL else 1.0)
-    except RunFailed as error:
-        if error.code != "run.wait_timeout":
-            raise
-        return None
+        if follower.status in TERMINAL:
+            return experiment.wait(directory)
+        record = runs.read_record(directory)
+        if not record.ended:
+            lost.resume(directory, record)
+            time.sleep(LOOK)
     except RunNotFound:
-        return _present(directory)
+        record = _present(directory)
+    return record if record.ended else None
 
 
 def _present(directory: RunDirectory) -> Record:
@@ -161,12 +167,17 @@ def do_logs(options: Namespace, screen: Screen) -> int:
     if options.tail is not None:
         follower.position = _tail_position(directory.log, options.tail)
     begin = follower.position
-    for output in follower.follow() if options.follow else follower.read():
+    for output in follower.follow() if options.follow else _all(follower):
         if isinstance(output, Text) and (not options.stderr or output.stream == "stderr"):
             screen.output("stdout", output.text)
         elif isinstance(output, Event) and not options.stderr and output.event.get("at", begin) >= begin:
             _show_event(output.event, screen)
     return 0
+
+
+def _all(follower: Follower) -> Iterator[Output]:
+    yield from follower.read()
+    yield from follower.rest()
 
 
 def _print_file(path: str, screen: Screen) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aml_jupyter import experiment, retention, runs
+from aml_jupyter import artifacts, experiment, retention, runs
 from aml_jupyter.config import find_project
 from aml_jupyter.experiment import Request
 from aml_jupyter.runs import RunDirectory
@@ -312,8 +312,11 @@ def test_G5_a_disk_that_is_full_at_collection_keeps_a_true_ending(small_disk: Pa
     record = data("wait", run)[0]
     assert record["status"] == "Completed"
     shown = data("show", run)
-    assert shown["artifacts_state"] in ("failed", "partial")
-    assert shown["warnings"]
+    # outputs need no room of their own where they can be moved; never is less than all of them called stored
+    if shown["artifacts_state"] == "stored":
+        assert artifacts.read_artifact(directory, "outputs/model") == bytes(9 << 20)
+    else:
+        assert shown["warnings"]
     assert_works_again(ballast)
 
 

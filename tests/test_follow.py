@@ -1,0 +1,143 @@
+"""What a follower reads of a run: everything once, in order, whatever state the files are in."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from aml_jupyter import experiment, runs
+from aml_jupyter.experiment import Request
+from aml_jupyter.follow import Event, Follower, Output, Status, Text
+from aml_jupyter.runs import RunDirectory
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    """A run directory whose files a test writes itself."""
+    (tmp_path / "runs/a/w/p/p_1/job").mkdir(parents=True)
+    return RunDirectory(str(tmp_path / "runs/a/w/p/p_1"))
+
+
+def write(directory: RunDirectory, log: bytes, *events: object) -> None:
+    with open(directory.log, "ab") as file:
+        file.write(log)
+    with open(directory.events_jsonl, "ab") as file:
+        file.writelines(
+            event if isinstance(event, bytes) else json.dumps(event).encode() + b"\n" for event in events
+        )
+
+
+def ended(directory: RunDirectory) -> None:
+    Path(directory.status_jsonl).write_text('{"status": "Completed", "reason": ""}\n')
+
+
+def plain(outputs: list[Output]) -> list[object]:
+    """Outputs as short forms, neighbouring pieces of one stream joined."""
+    found: list[object] = []
+    for output in outputs:
+        if isinstance(output, Text):
+            if found and isinstance(found[-1], tuple) and found[-1][0] == output.stream:
+                found[-1] = (output.stream, found[-1][1] + output.text)
+            else:
+                found.append((output.stream, output.text))
+        elif isinstance(output, Event):
+            found.append(output.event["type"])
+        elif isinstance(output, Status):
+            found.append(output.status)
+    return found
+
+
+def test_events_stand_where_they_happened(directory: RunDirectory) -> None:
+    ended(directory)
+    write(directory, b"onetwo", {"type": "display", "at": 3, "data": {}}, {"type": "metric", "at": 6})
+    follower = Follower(directory)
+    assert plain(list(follower.read())) == [
+        "Completed", ("stdout", "one"), "display", ("stdout", "two"), "metric",
+    ]  # fmt: skip
+    assert list(follower.read()) == []
+    write(directory, b"three")
+    assert plain(list(follower.read())) == [("stdout", "three")]
+
+
+def test_streams_are_told_apart(directory: RunDirectory) -> None:
+    ended(directory)
+    write(directory, b"outerrout", {"type": "stderr", "at": 3, "start": 3, "end": 6})
+    found = plain(list(Follower(directory).read()))
+    assert found == ["Completed", ("stdout", "out"), ("stderr", "err"), ("stdout", "out")]
+
+
+def test_a_character_in_two_pieces_is_one(directory: RunDirectory) -> None:
+    ended(directory)
+    snow = "☃".encode()
+    follower = Follower(directory)
+    write(directory, snow[:2])
+    assert plain(list(follower.read())) == ["Completed"]
+    write(directory, snow[2:])
+    assert plain(list(follower.read())) == [("stdout", "☃")]
+
+
+def test_a_line_that_is_no_event_is_passed_over(directory: RunDirectory) -> None:
+    Path(directory.status_jsonl).write_bytes(b'\xff{"sta\n[1]\n{"status": "Completed"}\n{"stat')
+    write(
+        directory,
+        b"text",
+        b"garbage\n[1]\n\xff\xfe\n\n",
+        {"type": "stderr"},
+        {"type": "stderr", "start": "a", "end": None},
+        {"type": "display"},
+        {"type": "display", "at": "x"},
+        {"at": 3},
+        {"type": "metric", "at": 4},
+        b'{"type": "cut o',
+    )
+    assert plain(list(Follower(directory).read())) == ["Completed", ("stdout", "text"), "metric"]
+
+
+def test_a_run_without_files_has_nothing_to_read(directory: RunDirectory) -> None:
+    assert list(Follower(directory).read()) == []
+
+
+def test_a_follower_may_begin_near_the_end_and_keep_bytes_as_they_are(directory: RunDirectory) -> None:
+    ended(directory)
+    write(directory, b"x" * 100 + b"\xff\xe9")
+    follower = Follower(directory, tail=3, errors="surrogateescape")
+    outputs = [*follower.read(), *follower.rest()]
+    text = "".join(one.text for one in outputs if isinstance(one, Text))
+    assert text.encode("utf-8", "surrogateescape") == b"x\xff\xe9"
+
+
+def test_a_large_log_is_read_in_bounded_pieces(directory: RunDirectory) -> None:
+    ended(directory)
+    write(directory, b"y" * (5 << 20))
+    pieces = [one.text for one in Follower(directory).read() if isinstance(one, Text)]
+    assert sum(map(len, pieces)) == 5 << 20
+    assert max(map(len, pieces)) <= 1 << 20
+
+
+def test_following_ends_with_the_run_and_misses_nothing(
+    tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    (project / "script.py").write_text(
+        "import sys, time\n"
+        "for i in range(200):\n"
+        "    print(i, file=sys.stderr if i % 10 == 0 else sys.stdout, flush=True)\n"
+        "    time.sleep(0.001)\n"
+    )
+    directory = experiment.submit(Request(script="script.py"))
+    while not runs.supervised(directory):
+        time.sleep(0.01)
+    outputs = list(Follower(directory).follow())
+    printed: dict[str, str] = {"stdout": "", "stderr": ""}
+    for one in outputs:
+        if isinstance(one, Text):
+            printed[one.stream] += one.text
+    # two pipes: each in its order
+    assert [int(line) for line in printed["stderr"].split()] == list(range(0, 200, 10))
+    assert [int(line) for line in printed["stdout"].split()] == [i for i in range(200) if i % 10]
+    assert [one.status for one in outputs if isinstance(one, Status)][-1] == "Completed"
