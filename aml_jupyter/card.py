@@ -71,6 +71,8 @@ class Card(Value):
 
     run_id: str
     status: str
+    # what the verbs that it names begin with
+    prog: str = "%aml"
     name: str | None = None
     target: str = ""
     what: str = ""
@@ -195,8 +197,8 @@ def bundle(card: Card) -> dict[str, str]:
 
 
 def plain_card(directory: RunDirectory) -> str:
-    """The card of a run as text."""
-    return plain(card_of(directory))
+    """The card of a run as text, for a terminal."""
+    return plain(card_of(directory, prog="aml"))
 
 
 # ---- text
@@ -273,12 +275,12 @@ def _metric_line(name: str, value: object) -> str:
 
 def _fetch(card: Card) -> str:
     path = card.artifacts[0].path if len(card.artifacts) == 1 else ""
-    words = f"%aml get {card.run_id}" + (f" {_quoted(path)}" if path else "")
-    return words + _more(card.artifacts_count - len(card.artifacts), f"; %aml ls {card.run_id}")
+    words = f"{card.prog} get {card.run_id}" + (f" {_quoted(path)}" if path else "")
+    return words + _more(card.artifacts_count - len(card.artifacts), f"; {card.prog} ls {card.run_id}")
 
 
 def _rescue(card: Card) -> str:
-    return f"%aml rescue {card.run_id} {_quoted(card.not_kept[0])}"
+    return f"{card.prog} rescue {card.run_id} {_quoted(card.not_kept[0])}"
 
 
 def _quoted(path: str) -> str:
@@ -298,7 +300,7 @@ def _tags(card: Card) -> str:
 
 def _unshown(card: Card) -> str:
     hidden = max(len(card.metrics), len(card.params)) - MOST
-    return f"and {hidden} more: %aml show {card.run_id} --json" if hidden > 0 else ""
+    return f"and {hidden} more: {card.prog} show {card.run_id} --json" if hidden > 0 else ""
 
 
 def _error_text(card: Card) -> str:
@@ -496,7 +498,7 @@ def _page_sections(card: Card) -> Iterable[tuple[str, str]]:
     if card.artifacts:
         yield "Artifacts", _page_artifacts(card)
     elif card.ended and card.artifacts_state in ("failed", "partial"):
-        yield "Artifacts", f"{_WARN} {escape(card.artifacts_state)}: {_code(f'%aml ls {card.run_id}')}"
+        yield "Artifacts", f"{_WARN} {escape(card.artifacts_state)}: {_code(f'{card.prog} ls {card.run_id}')}"
     if card.not_kept:
         yield "Not kept", _page_not_kept(card)
     if card.warnings:
@@ -527,7 +529,7 @@ def _page_artifacts(card: Card) -> str:
     )
     rest = escape(_more(card.artifacts_count - len(card.artifacts)))
     first = card.artifacts[0].path
-    commands = _code(f"%aml get {card.run_id} {_quoted(first)}")
+    commands = _code(f"{card.prog} get {card.run_id} {_quoted(first)}")
     if len(first) <= LONGEST_WORD:
         commands += " or " + _code(f"aml_jupyter.run({card.run_id!r}).read({first!a})")
     return f'<div>{files}{rest}</div><div style="margin-top:2px">{commands}</div>'
