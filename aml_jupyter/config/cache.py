@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from binascii import crc32
 
 from aml_jupyter.errors import AmlError, ConfigError
@@ -84,7 +85,16 @@ def _parse(path: str, kind: str, data: bytes, kept: str) -> tuple[dict[str, Any]
 
 
 def _parser(kind: str) -> Callable[[bytes, str], Parsed]:
-    from aml_jupyter.config import dependencies, parse
+    try:
+        from aml_jupyter.config import dependencies, parse
+    except ImportError as error:  # yaml or pydantic: missing, or built for another system
+        if (error.name or "").startswith("aml_jupyter"):
+            raise
+        raise ConfigError(
+            f"configuration files cannot be read: {error}",
+            code="install.broken",
+            hint=f"Install it again: {sys.executable} -m pip install --force-reinstall pyyaml pydantic",
+        ) from error
 
     parsers = {
         "compute": parse.compute,
