@@ -114,6 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
+    # without byte code every import is compiled again, which is not what an installed package does
+    for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+        os.environ.pop(name, None)
     adopt_orphans()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ.update(AML_HOME=f"{scratch}/home", HOME=scratch)
