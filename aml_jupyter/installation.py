@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+
+from aml_jupyter.errors import HistoryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# what exFAT, FAT and some network file systems say
+_NO_LINKS = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
 SOURCE = os.path.dirname(os.path.abspath(__file__)) + "/runtime"
 
 
@@ -18,8 +23,17 @@ def place(home: str, job: str) -> None:
     kept = f"{home}/runtimes/{version}"
     if not os.path.isdir(kept):
         _keep(kept)
-    # relative: AML_HOME may be moved as a whole
-    os.symlink(os.path.relpath(kept, job), job + "/runtime")
+    try:
+        # relative: AML_HOME may be moved as a whole
+        os.symlink(os.path.relpath(kept, job), job + "/runtime")
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise HistoryError(
+            f"{home} is on a file system without links, on which runs cannot be kept",
+            code="history.unsafe_filesystem",
+            hint="Set AML_HOME to a folder of a file system of this machine; the project may stay there.",
+        ) from error
 
 
 def _version() -> str:

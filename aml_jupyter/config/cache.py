@@ -92,7 +92,7 @@ def _parser(kind: str) -> Callable[[bytes, str], Parsed]:
             raise
         raise ConfigError(
             f"configuration files cannot be read: {error}",
-            code="install.broken",
+            code="config.no_reader",
             hint=f"Install it again: {sys.executable} -m pip install --force-reinstall pyyaml pydantic",
         ) from error
 

@@ -28,7 +28,7 @@ def project(tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def saved_notebook(text: str) -> str:
-    cell = {
+    cell: dict[str, object] = {
         "cell_type": "code",
         "id": "a",
         "metadata": {},
