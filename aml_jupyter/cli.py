@@ -132,8 +132,6 @@ def _open_streams() -> None:
     while (fd := os.open(os.devnull, os.O_RDONLY)) <= 2:
         pass
     os.close(fd)
-    if sys.stdin is None:
-        sys.stdin = open(0, closefd=False)
     if sys.stdout is None:
         # opened for reading: what is printed fails, and that is told
         sys.stdout = open(1, "w", closefd=False)

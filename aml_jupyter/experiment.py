@@ -13,7 +13,7 @@ import time
 from aml_jupyter import installation, processes, runs
 from aml_jupyter.config import aml_home, find_project
 from aml_jupyter.confined import read_bounded, write_atomic
-from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, RunFailed, UsageError
+from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, RunFailed, RunNotFound, UsageError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from aml_jupyter.share import Share
     from aml_jupyter.snapshot import Rules, Snapshot
 
+# seconds in which a run directory that its own script deleted gets its record back
+REWRITTEN = 5.0
 # bytes of a script that are looked through before the run
 LARGEST_SCRIPT = 4 << 20
 
@@ -456,11 +458,14 @@ def wait(directory: RunDirectory, timeout: float | None = None) -> Record:
     due = None if timeout is None else time.monotonic() + timeout
     lost = Lost()
     while True:
-        if _await_supervisor(directory, due):
-            record = runs.read_record(directory)
-            if record.status in TERMINAL:
-                return record
-            lost.resume(directory, record)
+        try:
+            if _await_supervisor(directory, due):
+                record = runs.read_record(directory)
+                if record.status in TERMINAL:
+                    return record
+                lost.resume(directory, record)
+        except RunNotFound:
+            rewritten(directory)
         if due is not None and time.monotonic() >= due:
             raise RunFailed(
                 f"{directory.run_id} has not ended after {timeout:g} s",
@@ -468,6 +473,21 @@ def wait(directory: RunDirectory, timeout: float | None = None) -> Record:
                 run_id=directory.run_id,
                 exit_code=124,
             )
+
+
+def rewritten(directory: RunDirectory) -> Record:
+    """The record of a run that was just there: where a script deletes it, its supervisor writes it anew.
+
+    Raises RunNotFound when nobody did.
+    """
+    due = time.monotonic() + REWRITTEN
+    while True:
+        try:
+            return runs.load_record(directory)
+        except RunNotFound:
+            if time.monotonic() > due:
+                raise
+        time.sleep(0.02)
 
 
 class Lost:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 CANCELED, TIMED_OUT, LOST = 130, 124, 125
 # seconds between two looks for a supervisor that is about to start
 LOOK = 0.01
-# seconds that a supervisor may need to notice that its run's record is gone
-REWRITTEN = 5.0
 
 
 def find_run(reference: str) -> RunDirectory:
@@ -75,7 +73,7 @@ def _show_event(event: dict[str, object], screen: Screen) -> None:
 
 def follow_to_end(directory: RunDirectory, screen: Screen, *, quiet: bool = False) -> int:
     """Print a run's output as it happens; Ctrl-C cancels it, a second one kills it."""
-    told = tell_warnings(_present(directory), screen)
+    told = tell_warnings(experiment.rewritten(directory), screen)
     follower = Follower(directory)
     lost = experiment.Lost()
     interrupts = 0
@@ -110,20 +108,8 @@ def _ending(directory: RunDirectory, follower: Follower, lost: experiment.Lost) 
             lost.resume(directory, record)
             time.sleep(LOOK)
     except RunNotFound:
-        record = _present(directory)
+        record = experiment.rewritten(directory)
     return record if record.ended else None
-
-
-def _present(directory: RunDirectory) -> Record:
-    """The record of a run that was just there: where a script deletes it, its supervisor writes it anew."""
-    due = time.monotonic() + REWRITTEN
-    while True:
-        try:
-            return runs.load_record(directory)
-        except RunNotFound:
-            if time.monotonic() > due:
-                raise
-        time.sleep(0.02)
 
 
 def tell_warnings(record: Record, screen: Screen, told: tuple[str, ...] = ()) -> tuple[str, ...]:
