@@ -31,6 +31,7 @@ check: $(STAMPS)/test ## lint, format, types, import contracts
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) mypy --config-file mypy-runtime.ini
 	$(BIN)/lint-imports --no-cache
 
 # these start hundreds of processes

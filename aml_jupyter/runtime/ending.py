@@ -4,6 +4,10 @@ import posix
 
 import plain
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 RESERVE = 64 * 1024
 KEPT = 16 * 1024  # of the reserve, for exit.json itself; the rest is for last words
 NAME, TEMPORARY, RESERVED = "exit.json", ".exit.json.partial", "reserve"
@@ -29,7 +33,7 @@ class Ending:
             except OSError:
                 self._drop()
 
-    def commit(self, record: dict) -> None:
+    def commit(self, record: "Mapping[str, object]") -> None:
         """Write the record, make it durable, give it its name.  Raises OSError when no way is left."""
         data = (plain.dumps(record) + "\n").encode("ascii")
         if self.fd < 0 or not self._commit_reserve(data):

@@ -6,6 +6,13 @@ import time
 import plain
 from launch import utc
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from launch import Clock
+    from pump import Log
+
 COUNT_LIMIT = 1000000
 BYTES_LIMIT = 256 << 20
 PENDING_LIMIT = 4 << 20  # bytes held in memory while the disk is full
@@ -20,22 +27,22 @@ OWN = ("started", "ended", "warning", "stderr")
 class Journal:
     """Numbers events and appends them; what cannot be kept is counted, never waited for."""
 
-    def __init__(self, run_id: str, clock: object) -> None:
+    def __init__(self, run_id: str, clock: "Clock") -> None:
         self.clock = clock
-        self.log = None  # set when there is one: gives events their place in it
+        self.log: "Log | None" = None  # set when there is one: gives events their place in it
         self.count = 0
         self.bytes = 0
         self.dropped = 0
         self.capped = False
         self.retry_at = 0.0
-        self.warnings = {}
+        self.warnings: "dict[str, int]" = {}
         self.pending = bytearray(plain.dumps({"format": 1, "run_id": run_id}).encode("ascii") + b"\n")
         try:
             self.fd = posix.open("events.jsonl", FLAGS, 0o600)
         except OSError:
             self.fd = -1
 
-    def emit(self, kind: str, fields: dict, at: object = None) -> None:
+    def emit(self, kind: str, fields: "Mapping[str, object]", at: "int | None" = None) -> None:
         """Append an event; `fields` must be JSON, and cannot change number, times or type."""
         if kind not in OWN and (self.count >= COUNT_LIMIT or self.bytes >= BYTES_LIMIT):
             self._cap()
@@ -43,7 +50,7 @@ class Journal:
         if len(self.pending) > PENDING_LIMIT and kind != "ended":
             self.dropped += 1
             return
-        event = {
+        event: "dict[str, object]" = {
             "seq": self.count + 1,
             "utc": utc(time.time()),
             "m": round(self.clock.elapsed(), 6),
@@ -91,7 +98,7 @@ class Journal:
             pass
 
 
-def _dumps(event: dict) -> bytes:
+def _dumps(event: "dict[str, object]") -> bytes:
     try:
         text = plain.dumps(event)
     except ValueError:  # not a number, infinity: JSON has no such thing, so they become texts

@@ -3,7 +3,7 @@
 import posix
 
 
-def _lines(path: str) -> list:
+def _lines(path: str) -> "list[str]":
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
@@ -24,7 +24,7 @@ def _counter(path: str) -> int:
     return -1
 
 
-def _own_groups() -> list:
+def _own_groups() -> "list[str]":
     """Files that may count this control group's kills; in a container the mount is the group already."""
     found = []
     for line in _lines("/proc/self/cgroup"):

@@ -1,8 +1,7 @@
 """From the exec of the user's process to `exit.json`: pump, watch, cancel, clean up, record."""
 
-import _signal
 import posix
-import resource  # noqa: F401 - wait4 needs it; now, while the script starts, it costs nothing
+import resource  # wait4 needs it; now, while the script starts, it costs nothing
 import time
 
 import ending
@@ -14,6 +13,14 @@ import streams
 import tree
 from launch import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_NOT_STARTED, LINUX, utc
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal  # to types they are one module
+
+    from launch import Started
+else:
+    import _signal
+
 HEARTBEAT = 2.0
 LOG_LIMIT = 1 << 30
 GRACE = 10.0
@@ -24,7 +31,7 @@ DRAIN = 1.0  # seconds for the last bytes
 INFINITE = float("inf")
 
 
-def follow(started: object, problem: str) -> None:
+def follow(started: "Started", problem: str) -> None:
     """See the job to its end and leave the process."""
     posix.umask(0o077)
     job = Follower(started)
@@ -41,7 +48,7 @@ def follow(started: object, problem: str) -> None:
 class Follower:
     """One job: its process, its streams and how it is being ended."""
 
-    def __init__(self, started: object) -> None:
+    def __init__(self, started: "Started") -> None:
         self.started = started
         self.clock = started.clock
         request = started.request
@@ -54,11 +61,12 @@ class Follower:
         self.tree = tree.Tree(started.pid, b"AML_JOB=" + started.job, started.reaper)
         self.deadline = self.clock.start + _number(request.get("timeout"), INFINITE)
         self.grace = _number(request.get("grace"), GRACE)
-        self.error = None
-        self.exit_code = self.signal = None
-        self.usage = None
+        self.error: "dict[str, str] | None" = None
+        self.exit_code: "int | None" = None
+        self.signal: "int | None" = None
+        self.usage: "resource.struct_rusage | None" = None
         self.main_ended = INFINITE  # monotonic
-        self.cancel = None
+        self.cancel: "str | None" = None
         self.timed_out = False
         self.killed = False  # by us
         self.kill_at = INFINITE
@@ -157,7 +165,7 @@ class Follower:
             if pid == self.started.pid:
                 self._main_ended(status, usage)
 
-    def _main_ended(self, status: int, usage: object) -> None:
+    def _main_ended(self, status: int, usage: "resource.struct_rusage") -> None:
         self.main_ended = time.monotonic()
         self.usage = usage
         if self.error is None:
@@ -255,7 +263,7 @@ class Follower:
         if self.log.lost or self.journal.pending:
             self.ending.release()
         self.log.finish()
-        record = {
+        record: "dict[str, object]" = {
             "exit_code": self.exit_code,
             "signal": self.signal,
             "oom": oom,
@@ -273,7 +281,7 @@ class Follower:
             self.log.sync()
         self._remove_socket()
 
-    def _record(self, record: dict, duration: float) -> dict:
+    def _record(self, record: "dict[str, object]", duration: float) -> "dict[str, object]":
         usage = self.usage
         return dict(
             record,
@@ -312,8 +320,9 @@ def _sync_start() -> None:
 
 
 def _number(value: object, default: float) -> float:
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
-    return value if usable else default
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+        return value
+    return default
 
 
 def _open_quietly(path: str) -> int:

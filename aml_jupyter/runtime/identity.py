@@ -16,7 +16,7 @@ def _read(path: str) -> bytes:
         posix.close(fd)
 
 
-def _output(command: list) -> str:
+def _output(command: "list[str]") -> str:
     import subprocess
 
     found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
@@ -52,7 +52,7 @@ def started(run_id: str, utc: str) -> str:
     """The text of `started.json`; ASCII."""
     pid = posix.getpid()
     return '{"format": 1, "run_id": %s, "pid": %d, "start_time": "%s", "boot_id": "%s", "utc": "%s"}\n' % (
-        plain.quote(run_id),
+        plain.dumps(run_id),
         pid,
         start_time(pid),
         boot_id(),

@@ -4,13 +4,21 @@ Every module imported here delays the user's process; json alone would double th
 that enum).  What is not needed before the exec is imported while the child starts.
 """
 
-import _signal
 import posix
 import sys
 import time
 
 import identity
 import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal  # to types they are one module
+    from _socket import socket as Socket  # noqa: N812 - a class
+    from collections.abc import Callable
+    from typing import Any
+else:
+    import _signal
 
 FORMAT = 1
 LINUX = sys.platform.startswith("linux")
@@ -46,7 +54,7 @@ def utc(seconds: float) -> str:
 class Started:
     """What the following of a job needs of its start; `refusal` is empty after an exec."""
 
-    def __init__(self, job: bytes, request: dict, clock: Clock) -> None:
+    def __init__(self, job: bytes, request: "dict[str, Any]", clock: Clock) -> None:
         self.job = job
         self.request = request
         self.clock = clock
@@ -54,7 +62,7 @@ class Started:
         self.out = self.err = -1
         self.refusal = b""
         self.wakeup = -1
-        self.socket = None
+        self.socket: "Socket | None" = None
         self.socket_path = b""
         self.data = -1
         self.reaper = False
@@ -132,7 +140,7 @@ def read_file(path: str) -> bytes:
     """The bytes of a small file; raises OSError."""
     fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
-        parts = []
+        parts: "list[bytes]" = []
         while True:
             part = posix.read(fd, 1 << 16)
             if not part:
@@ -142,7 +150,7 @@ def read_file(path: str) -> bytes:
         posix.close(fd)
 
 
-def _read_request() -> tuple:
+def _read_request() -> "tuple[dict[str, Any], str]":
     try:
         request = plain.loads(read_file("request.json").decode("utf-8"))
         _check_request(request)
@@ -224,19 +232,19 @@ def _prepare_and_spawn(started: Started) -> None:
     _spawn(started, command, cwd, environment, prctl)
 
 
-def _find_prctl() -> object:
+def _find_prctl() -> "Callable[[int, int], int] | None":
     if not LINUX:
         return None
     try:
         import _ctypes  # ctypes itself takes 3 ms more
 
-        address = _ctypes.dlsym(_ctypes.dlopen(None, 2), "prctl")
+        address = _ctypes.dlsym(_ctypes.dlopen(None, 2), "prctl")  # type: ignore[arg-type]  # None: this program
     except (ImportError, OSError, AttributeError):
         return None
     return lambda option, value: _ctypes.call_cdeclfunction(address, (option, value, 0, 0, 0))
 
 
-def _bind(job: bytes) -> tuple:
+def _bind(job: bytes) -> "tuple[Socket | None, bytes]":
     import _socket
 
     endpoint = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
@@ -267,14 +275,14 @@ def _make_data_folder() -> int:
     return posix.open("data", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
 
 
-def _inherited() -> dict:
+def _inherited() -> "dict[bytes, bytes]":
     running = sys.modules.get("os")
     if running is not None:  # forked from a larger process, whose changes posix.environ does not show
         return dict(running.environb)
     return dict(posix.environ)
 
 
-def _environment(started: Started) -> dict:
+def _environment(started: Started) -> "dict[bytes, bytes]":
     asked = {
         name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
         for name, value in (started.request.get("environment") or {}).items()
@@ -294,14 +302,20 @@ def _environment(started: Started) -> dict:
     return values
 
 
-def _candidates(program: bytes, environment: dict) -> list:
+def _candidates(program: bytes, environment: "dict[bytes, bytes]") -> "list[bytes]":
     if b"/" in program:
         return [program]
     folders = environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").split(b":")
     return [(folder or b".") + b"/" + program for folder in folders]
 
 
-def _spawn(started: Started, command: list, cwd: bytes, environment: dict, prctl: object) -> None:
+def _spawn(
+    started: Started,
+    command: "list[bytes]",
+    cwd: bytes,
+    environment: "dict[bytes, bytes]",
+    prctl: "Callable[[int, int], int] | None",
+) -> None:
     parent = posix.getpid()
     out, out_end = posix.pipe()
     err, err_end = posix.pipe()
@@ -339,7 +353,9 @@ class NotADirectory(Exception):
         self.errno = errno
 
 
-def _become(parent: int, ends: tuple, cwd: bytes, prctl: object) -> None:
+def _become(
+    parent: int, ends: "tuple[int, int]", cwd: bytes, prctl: "Callable[[int, int], int] | None"
+) -> None:
     posix.setsid()
     if prctl is not None:
         prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)
@@ -357,7 +373,7 @@ def _become(parent: int, ends: tuple, cwd: bytes, prctl: object) -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def _exec(candidates: list, command: list, environment: dict) -> None:
+def _exec(candidates: "list[bytes]", command: "list[bytes]", environment: "dict[bytes, bytes]") -> None:
     found = None
     for path in candidates:
         try:

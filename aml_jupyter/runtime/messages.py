@@ -5,6 +5,15 @@ import stat
 
 import plain
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from events import Journal
+    from launch import Started
+    from pump import Log
+
 MESSAGE_LIMIT = 256 * 1024
 NAME_LIMIT = 1024
 INLINE_LIMIT = 64 * 1024
@@ -15,7 +24,7 @@ FLAGS = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
 WRITE_FLAGS = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_NOFOLLOW | posix.O_CLOEXEC
 HEX = frozenset("0123456789abcdef")
 # required fields and their types; a type this table does not know passes as it is
-FIELDS = {
+FIELDS: "dict[str, dict[str, type]]" = {
     "display": {"data": dict},
     "result": {"data": dict},
     "clear_output": {},
@@ -39,23 +48,25 @@ class BadMessage(Exception):
 class Messages:
     """Takes datagrams apart; `idle` is called between blocks of long work so that pipes never fill up."""
 
-    def __init__(self, journal: object, log: object, started: object, idle: object) -> None:
+    def __init__(
+        self, journal: "Journal", log: "Log", started: "Started", idle: "Callable[[], object]"
+    ) -> None:
         self.journal = journal
         self.log = log
         self.idle = idle
         self.folder = started.data
         self.files_left = _limit(started.request.get("data_files"), DATA_FILES)
         self.bytes_left = _limit(started.request.get("data_bytes"), DATA_BYTES)
-        self.known = {}
+        self.known: "dict[str, tuple[int, int, int]]" = {}  # ino, size and mtime of what was checked
 
-    def take(self, data: object) -> None:
+    def take(self, data: bytes) -> None:
         """Act upon one datagram; whatever is wrong with it becomes a warning."""
-        kind = bytes(data[:1])
+        kind = data[:1]
         if kind in (b"o", b"e"):
             self.log.write(data[1:], kind == b"e")
         elif kind == b"j":
             try:
-                self._take_json(bytes(data[1:]))
+                self._take_json(data[1:])
             except BadMessage as problem:
                 self.journal.warn(problem.code, problem.text)
             except RecursionError:
@@ -80,9 +91,9 @@ class Messages:
         else:
             self.journal.emit(kind, message, at=at)
 
-    def _bundle(self, bundle: dict) -> dict:
+    def _bundle(self, bundle: "dict[str, Any]") -> "dict[str, Any]":
         """A MIME bundle with long texts moved to files and without the payloads that are not there."""
-        kept = {}
+        kept: "dict[str, Any]" = {}
         for name, value in bundle.items():
             if isinstance(value, str) and len(value) > INLINE_LIMIT:
                 kept[name] = self._store(value.encode("utf-8", "surrogatepass"))
@@ -97,7 +108,7 @@ class Messages:
             raise BadMessage("message.empty", "a display lost all its representations")
         return kept
 
-    def _payloads_within(self, value: object) -> None:
+    def _payloads_within(self, value: "Any") -> None:
         if _is_reference(value):
             self._payload(value["$data"])
         elif isinstance(value, dict):
@@ -107,7 +118,7 @@ class Messages:
             for one in value:
                 self._payloads_within(one)
 
-    def _store(self, data: bytes) -> dict:
+    def _store(self, data: bytes) -> "dict[str, object]":
         import hashlib
 
         digest = hashlib.sha256(data).hexdigest()
@@ -173,7 +184,7 @@ class Messages:
             self.idle()
 
 
-def _parse(data: bytes) -> dict:
+def _parse(data: bytes) -> "dict[str, Any]":
     try:
         message = plain.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
@@ -183,13 +194,13 @@ def _parse(data: bytes) -> dict:
     return message
 
 
-def _check(kind: str, message: dict) -> None:
+def _check(kind: str, message: "dict[str, Any]") -> None:
     plain_name = kind.isascii() and kind.replace("_", "").replace(".", "").isalnum()
     if kind in RESERVED or not plain_name or len(kind) > 40:
         raise BadMessage("message.type", "a message of type %r was ignored" % kind[:40])
-    for name, wanted in FIELDS.get(kind, {}).items():
-        if not isinstance(message.get(name), wanted):
-            raise BadMessage("message.invalid", "a message of type %s has no proper %s" % (kind, name))
+    for field, wanted in FIELDS.get(kind, {}).items():
+        if not isinstance(message.get(field), wanted):
+            raise BadMessage("message.invalid", "a message of type %s has no proper %s" % (kind, field))
     name = message.get("name")
     if isinstance(name, str) and len(name) > NAME_LIMIT:
         raise BadMessage("message.invalid", "a %s has a name of %d characters" % (kind, len(name)))

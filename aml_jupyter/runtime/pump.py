@@ -6,6 +6,10 @@ Nothing here ever blocks or stops the user's process: what cannot be written is 
 import posix
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from events import Journal
+
 TAIL = 1 << 20  # of what comes after the limit, kept in memory and appended at the end
 RETRY = 1.0  # seconds before a full disk is tried again
 STRETCHES = 20000
@@ -15,7 +19,7 @@ FLAGS = posix.O_RDWR | posix.O_CREAT | posix.O_TRUNC | posix.O_NOFOLLOW | posix.
 class Log:
     """The log of a job; `offset` is where the next byte goes, whatever somebody else does to the file."""
 
-    def __init__(self, limit: int, journal: object) -> None:
+    def __init__(self, limit: int, journal: "Journal") -> None:
         self.journal = journal
         self.limit = limit
         self.offset = 0
@@ -37,7 +41,7 @@ class Log:
         except OSError as error:  # no more files in this file system: tried again later
             self._fail(error)
 
-    def write(self, data: object, is_error: bool) -> None:
+    def write(self, data: "bytes | memoryview", is_error: bool) -> None:
         """Append bytes of stdout or, with `is_error`, stderr; counts what cannot be written."""
         if self.capped:
             self._keep_tail(data)
@@ -50,7 +54,7 @@ class Log:
         else:
             self._append(data, is_error)
 
-    def _append(self, data: object, is_error: bool) -> None:
+    def _append(self, data: "bytes | memoryview", is_error: bool) -> None:
         if self.lost and not self._recovered():
             self.lost += len(data)
             self.dropped += len(data)
@@ -62,7 +66,7 @@ class Log:
         self.lost += missing
         self.dropped += missing
 
-    def _put(self, data: object) -> int:
+    def _put(self, data: "bytes | memoryview") -> int:
         """Write at the log's own position; returns how many bytes found a place."""
         done = 0
         while done < len(data):
@@ -112,7 +116,7 @@ class Log:
             % (self.limit, TAIL),
         )
 
-    def _keep_tail(self, data: object) -> None:
+    def _keep_tail(self, data: "bytes | memoryview") -> None:
         self.after_limit += len(data)
         self.tail += data[-TAIL:]
         if len(self.tail) > 2 * TAIL:
@@ -158,7 +162,7 @@ class Stretches:
     less often the more there were.  After 20,000 of them one warning says that no more are told.
     """
 
-    def __init__(self, journal: object) -> None:
+    def __init__(self, journal: "Journal") -> None:
         self.journal = journal
         self.start = self.end = 0
         self.count = 0

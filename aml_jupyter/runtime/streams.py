@@ -7,6 +7,14 @@ import time
 
 import messages
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from events import Journal
+    from launch import Started
+    from pump import Log
+
 LINUX_MSG_TRUNC = getattr(_socket, "MSG_TRUNC", 0)
 F_SETPIPE_SZ = 1031
 PIPE_SIZE = 1 << 20
@@ -21,10 +29,10 @@ MESSAGES_AT_ONCE = 256
 class Streams:
     """Moves bytes from pipes to the log and datagrams to `take`; `wakeup` is watched for its owner."""
 
-    def __init__(self, started: object, log: object, journal: object, linux: bool) -> None:
+    def __init__(self, started: "Started", log: "Log", journal: "Journal", linux: bool) -> None:
         self.log = log
         self.journal = journal
-        self.take = None  # called with the bytes of each message
+        self.take: "Callable[[bytes], None]"  # set by the owner; called with the bytes of each message
         self.wakeup = started.wakeup
         self.socket = started.socket
         self.socket_fd = -1 if started.socket is None else started.socket.fileno()
@@ -92,6 +100,8 @@ class Streams:
         return total
 
     def _read_socket(self) -> int:
+        if self.socket is None:
+            return 0
         for count in range(MESSAGES_AT_ONCE):
             try:
                 size = self.socket.recv_into(self.buffer, messages.MESSAGE_LIMIT, self.flags)
@@ -111,7 +121,7 @@ class Streams:
         """Take all there is; bounded, as what could not be ended may still write."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            moved = self._read_socket() if self.socket is not None else 0
+            moved = self._read_socket()
             if not self.read_pipes() + moved:
                 return
 

@@ -1,8 +1,13 @@
 """The processes that came from a job, and how they are ended."""
 
-import _signal
 import posix
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal  # to types they are one module
+else:
+    import _signal
 
 CHASES = 500
 LINUX = sys.platform.startswith("linux")
@@ -30,7 +35,7 @@ def _read(path: str, size: int) -> bytes:
         posix.close(fd)
 
 
-def _linux_table() -> list:
+def _linux_table() -> "list[Process]":
     table = []
     for name in posix.listdir("/proc"):
         if not name.isdigit():
@@ -45,7 +50,7 @@ def _linux_table() -> list:
     return table
 
 
-def _ps(*options: str) -> list:
+def _ps(*options: str) -> "list[str]":
     import subprocess
 
     command = ["ps", "-ax", *options]
@@ -53,7 +58,7 @@ def _ps(*options: str) -> list:
     return found.stdout.decode("utf-8", "replace").splitlines()
 
 
-def _portable_table() -> list:
+def _portable_table() -> "list[Process]":
     table = []
     for line in _ps("-o", "pid=", "-o", "ppid=", "-o", "pgid=", "-o", "stat="):
         fields = line.split()
@@ -62,7 +67,7 @@ def _portable_table() -> list:
     return table
 
 
-def _marked(marker: bytes) -> set:
+def _marked(marker: bytes) -> "set[int]":
     """Pids whose environment at their start held `marker`: what a double fork without sub-reaper hides."""
     if not LINUX:
         text = marker.decode("utf-8", "replace")
@@ -90,11 +95,11 @@ class Tree:
         self.marker = marker
         self.reaper = reaper
 
-    def processes(self) -> list:
+    def processes(self) -> "list[Process]":
         """Living descendants, this process excluded; zombies do not count."""
         table = _linux_table() if LINUX else _portable_table()
         own = posix.getpid()
-        children = {}
+        children: "dict[int, list[Process]]" = {}
         for process in table:
             children.setdefault(process.parent, []).append(process)
         found = {}
@@ -150,7 +155,7 @@ class Tree:
             _reap_all()
 
 
-def _own_children() -> list:
+def _own_children() -> "list[int]":
     try:
         return [int(pid) for pid in _read("/proc/self/task/%d/children" % posix.getpid(), 1 << 16).split()]
     except OSError:  # not every kernel lists them

@@ -6,17 +6,25 @@ interpreter has loaded already, or that are part of it, are imported: this file 
 
 import _frozen_importlib
 import _frozen_importlib_external
-import _signal
 import _thread
 import atexit
 import os
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal  # to types they are one module
+    from collections.abc import Callable
+    from types import ModuleType
+else:
+    import _signal
+
 _TICK = 0.05  # seconds that printed text may wait
 _TextStream = type(sys.__stderr__) if sys.__stderr__ else ()
-_watched = {}  # name of a module -> what to do once it is loaded
-around_forks = []  # (hold, let go) of streams that several threads may be writing to
+_watched: "dict[str, Callable[[ModuleType], None]]" = {}  # name of a module -> what to do once it is loaded
+# (hold, let go) of streams that several threads may be writing to
+around_forks: "list[tuple[Callable[[], None], Callable[[], None]]]" = []
 
 
 def _flush():
@@ -83,7 +91,7 @@ class _Flusher:
             let_go()
         for stream in (sys.__stdout__, sys.stdout):
             if isinstance(stream, _TextStream):
-                stream.write = self._starter(stream)
+                stream.write = self._starter(stream)  # type: ignore[method-assign]  # of this one stream
 
     def _starter(self, stream):
         own = stream.__dict__.get("write")
@@ -124,7 +132,7 @@ class _AfterImport:
                 run(module)
                 watcher(module)
 
-            loader.exec_module = exec_module
+            loader.exec_module = exec_module  # type: ignore[method-assign]  # of this one loader
         return spec
 
 

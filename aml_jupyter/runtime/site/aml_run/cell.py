@@ -28,7 +28,7 @@ class Cell:
                 asked = channel.loads(file.read().decode("utf-8"))
         except FileNotFoundError:
             pass
-        self.filename = asked.get("filename") or "<cell>"
+        self.filename: str = asked.get("filename") or "<cell>"
         self.inputs = asked.get("inputs") or ()
         self.outputs = asked.get("outputs") or ()
         self.params = asked.get("params") or {}
@@ -58,7 +58,7 @@ def decode(data):
     return data.decode("utf-8")
 
 
-def main(job, arguments):
+def main(job: str, arguments: "list[str]") -> int:
     """Run the cell of a job's folder; the exit status of the process."""
     cell = Cell(job)
     streams.install()
@@ -95,8 +95,7 @@ def _prepare(cell, namespace):
         del namespace[name]
     spec = _frozen_importlib.ModuleSpec("aml_run.child", None)
     namespace.update(__file__=cell.path, __doc__=None, __spec__=spec)
-    builtins.display = show.display
-    builtins.input = _no_input
+    vars(builtins).update(display=show.display, input=_no_input)
     if "linecache" in sys.modules:
         cell.register(sys.modules["linecache"])
     else:
@@ -123,7 +122,7 @@ class _LinesAfterImport:
             run(module)
             self.cell.register(module)
 
-        spec.loader.exec_module = exec_module
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this one loader
         return spec
 
 
@@ -192,6 +191,7 @@ def _keep_last(tree, cell):
     last = tree.body[-1] if tree.body else None
     if not isinstance(last, _ast.Expr):
         return False
+    assert last.end_lineno is not None  # the parser sets it
     after = cell.lines()[last.end_lineno - 1 :]
     after[0] = after[0].encode("utf-8")[last.end_col_offset :].decode("utf-8")
     if "".join(after).lstrip().startswith(";"):

@@ -167,7 +167,7 @@ class _Context:
     strict = True
     object_hook = object_pairs_hook = None
     parse_float, parse_int, parse_constant = float, int, float
-    memo = {}  # noqa: RUF012 - the C scanner of some versions looks for it
+    memo: "dict[str, str]" = {}  # noqa: RUF012 - the C scanner of some versions looks for it
 
 
 def loads(text):
@@ -175,7 +175,8 @@ def loads(text):
     try:
         import _json
 
-        return _json.make_scanner(_Context)(text.strip(), 0)[0]
+        scan = _json.make_scanner(_Context)  # type: ignore[arg-type]  # whatever has these attributes
+        return scan(text.strip(), 0)[0]
     except (ImportError, AttributeError, StopIteration):
         import json
 

@@ -6,13 +6,15 @@ As with a script, its statements run once more in each of them, but for those be
 
 
 def _fill(namespace):
+    import io
     import os
     import sys
 
     from aml_run import cell as cells
     from aml_run import values
 
-    sys.stdout.reconfigure(line_buffering=True)  # a pool ends its processes by a signal
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a pool ends its processes by a signal
     cell = cells.Cell(os.environ["AML_JOB"])
     try:
         tree = cells.parse(cell)

@@ -6,6 +6,10 @@ A pickle is only ever read by the Python minor version that wrote it: the wrong 
 
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 VERSION = "%d.%d" % sys.version_info[:2]
 DEEPEST = 100  # levels of nested containers that JSON takes
 PREVIEW = 200  # characters
@@ -329,7 +333,7 @@ def _table(value):
     import numpy as np
     import pandas as pd
 
-    arrays = {}
+    arrays: "dict[str, Any]" = {}
     about = {"version": 1, "index": _index_out(value.index, arrays)}
     if type(value) is pd.Series:
         about.update(name=_tagged(value.name, 0), columns=[_column_out(value, arrays)])

@@ -5,6 +5,10 @@ import sys
 
 from aml_run import channel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import traceback
+
 DRIVER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 hidden = [DRIVER]  # folders whose frames are no part of the user's program
 LONGEST, WIDEST = 60, 400  # lines of a traceback in an event, characters of a line; the log has all of it
@@ -40,7 +44,7 @@ def lines(error, cell):
 
 def _leave_out_driver(story):
     """Drop the driver's frames below the cell's, of the exception and of all it is chained to."""
-    seen = []
+    seen: "list[traceback.TracebackException]" = []
     ours = tuple(hidden)
     waiting = [story]
     while waiting:
@@ -76,8 +80,13 @@ def _emit(error, text):
     if len(pieces) > LONGEST:
         half = LONGEST // 2
         pieces[half:-half] = ["  ... %d lines ..." % (len(pieces) - LONGEST)]
-    event = {"type": "error", "ename": type(error).__name__, "evalue": message[:WIDEST], "traceback": pieces}
-    event["printed"] = True  # the same text follows on standard error
+    event = {
+        "type": "error",
+        "ename": type(error).__name__,
+        "evalue": message[:WIDEST],
+        "traceback": pieces,
+        "printed": True,  # the same text follows on standard error
+    }
     channel.emit(event)
 
 

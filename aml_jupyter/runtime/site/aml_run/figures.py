@@ -8,8 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from aml_run import show as _show
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FigureCanvas = FigureCanvasAgg
-_shown = []  # figures that a cell has shown by itself, as its last expression or by display()
+_shown: "list[Figure]" = []  # figures that a cell has shown by itself, as its last expression or by display()
 
 
 class FigureManager(FigureManagerBase):
@@ -20,7 +24,8 @@ class FigureManager(FigureManagerBase):
         _publish(self.canvas.figure)
 
 
-FigureCanvas.manager_class = FigureManager
+# pyplot asks the class for it, which is matplotlib's own
+FigureCanvas.manager_class = FigureManager  # type: ignore[assignment, method-assign]  # a classproperty
 
 
 def new_figure_manager(num, *args, FigureClass=None, **kwargs):  # noqa: N803 - the name is matplotlib's

@@ -61,8 +61,8 @@ def _sendable(value):
         pairs = [_sendable(one) for one in value]
         return [one for one, _ in pairs], any(marked for _, marked in pairs)
     if isinstance(value, dict):
-        pairs = {name: _sendable(one) for name, one in value.items()}
-        return {name: one for name, (one, _) in pairs.items()}, any(marked for _, marked in pairs.values())
+        named = {name: _sendable(one) for name, one in value.items()}
+        return {name: one for name, (one, _) in named.items()}, any(marked for _, marked in named.values())
     return value, False
 
 

@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from aml_run import failure, show
-from aml_run.cell import TOP_LEVEL_AWAIT
+from aml_run.cell import TOP_LEVEL_AWAIT, Cell
 
 
 class _Publisher(DisplayPublisher):
@@ -48,7 +48,7 @@ class _Results(DisplayHook):
 class _Shell(InteractiveShell):
     """A shell without history, colours and files of its own, which keeps what was raised."""
 
-    failed = None
+    failed: "BaseException | None" = None
 
     def showtraceback(self, exc_tuple=None, *_args, **_options):
         """Keep an exception: it is reported when the cell is over."""
@@ -112,17 +112,22 @@ def _start(cell, namespace):
     config.InteractiveShell.banner1 = ""
     config.InteractiveShell.display_pub_class = _Publisher
     config.InteractiveShell.displayhook_class = _Results
-    _Shell.display_pub_class = _Publisher
-    _Shell.displayhook_class = _Results
+    _Shell.display_pub_class = _Publisher  # type: ignore[assignment]  # a class in place of the trait for one
+    _Shell.displayhook_class = _Results  # type: ignore[assignment]  # the same
     shell = _Shell.instance(user_module=sys.modules["__main__"], user_ns=namespace, config=config)
     shell.set_hook("show_in_pager", _page)
+    assert shell.display_formatter is not None  # made by the shell's constructor
     png = shell.display_formatter.formatters["image/png"]
     png.for_type_by_name("matplotlib.figure", "Figure", _figure_png)
-    shell.compile.cache = lambda code, *_args, **_options: _register(cell, code)
+
+    def register(code: str, *_args: object, **_options: object) -> str:
+        return _register(cell, code)
+
+    shell.compile.cache = register  # type: ignore[assignment, method-assign]  # of this one compiler
     return shell
 
 
-def _register(cell, code):
+def _register(cell: Cell, code: str) -> str:
     """Name all code of the cell by the cell's name: tracebacks then point into its lines."""
     import linecache
 

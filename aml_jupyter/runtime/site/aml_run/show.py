@@ -4,6 +4,10 @@ import sys
 
 from aml_run import channel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 METHODS = (
     ("_repr_html_", "text/html"),
     ("_repr_markdown_", "text/markdown"),
@@ -17,7 +21,12 @@ METHODS = (
 )
 LONGEST = 1000  # items of a plain container that are shown
 CANARY = "_ipython_canary_method_should_not_exist_"  # objects that answer to any name answer to this one
-BRACKETS = {list: "[]", tuple: "()", set: "{}", dict: "{}"}
+BRACKETS: "dict[type, tuple[str, str]]" = {
+    list: ("[", "]"),
+    tuple: ("(", ")"),
+    set: ("{", "}"),
+    dict: ("{", "}"),
+}
 
 
 def plain(value):
@@ -114,7 +123,7 @@ def show_result(value):
         return
     import builtins
 
-    builtins._ = value
+    vars(builtins)["_"] = value
     if not _shows_itself(value):
         data, metadata = bundle(value)
         emit("result", data, metadata)
@@ -139,7 +148,7 @@ def emit(kind, data, metadata, **more):
 
 def publish(data, metadata=None, display_id=None, update=False):
     """Show a MIME bundle as it is."""
-    more = {}
+    more: "dict[str, Any]" = {}
     if display_id is not None:
         more["display_id"] = str(display_id)
     if update:

@@ -100,20 +100,20 @@ class _Lock:
         """Begin to lock: print() looks for `write` on the stream itself first."""
         if self.lock is None:
             self.out.write("")  # whatever waits for the next print has had it
-            self.lock = _thread.RLock()
+            lock = self.lock = _thread.RLock()
             plain_write, plain_flush = self.out.write, self.out.flush
 
             def write(text):
-                with self.lock:
+                with lock:
                     return plain_write(text)
 
             def flush():
                 # a thread that the ending interpreter has stopped never gives its lock back
-                if self.lock.acquire(True, 1 if sys.is_finalizing() else -1):
+                if lock.acquire(True, 1 if sys.is_finalizing() else -1):
                     try:
                         plain_flush()
                     finally:
-                        self.lock.release()
+                        lock.release()
 
             self.out.write, self.out.flush = write, flush
 
@@ -167,6 +167,12 @@ def _flush(*streams):
             pass
 
 
+def _leave_with_the_line(out):
+    """In a forked process: a pool ends its processes by a signal, what they print must not wait."""
+    if not out.closed:
+        out.reconfigure(line_buffering=True)
+
+
 def _flush_before_exit(out, err):
     leave = os._exit
 
@@ -194,8 +200,7 @@ def install():
     lock = _Lock(out)
     lock.watch_threads()
     _Forks(lock, err).install()
-    # a pool ends its processes by a signal: what they print must not wait for anything
-    os.register_at_fork(after_in_child=lambda: out.closed or out.reconfigure(line_buffering=True))
+    os.register_at_fork(after_in_child=lambda: _leave_with_the_line(out))
     _flush_before_exit(out, err)
-    sys.stdout = sys.__stdout__ = out
-    sys.stderr = sys.__stderr__ = err
+    sys.stdout = sys.__stdout__ = out  # type: ignore[misc]  # typeshed's Final; programs print to both
+    sys.stderr = sys.__stderr__ = err  # type: ignore[misc]  # the same
