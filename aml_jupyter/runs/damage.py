@@ -54,8 +54,13 @@ def check(home: str, *, history: History | None = None) -> list[Finding]:
 
 
 def check_run(directory: RunDirectory) -> list[Finding]:
-    """Every damage of one run."""
-    return [finding.replace(run_id=directory.run_id) for finding in _check_run(directory)]
+    """Every damage of one run; none of one that is removed meanwhile."""
+    try:
+        findings = [finding.replace(run_id=directory.run_id) for finding in _check_run(directory)]
+    except FileNotFoundError:
+        if os.path.lexists(directory.path):
+            raise
+    return findings if os.path.lexists(directory.path) else []
 
 
 def _check_run(directory: RunDirectory) -> Iterator[Finding]:
@@ -292,7 +297,11 @@ def _check_index(history: History, directories: dict[str, RunDirectory]) -> list
 
 
 def _age(path: str) -> float:
-    return time.time() - os.lstat(path).st_mtime
+    """Seconds since a change; 0 for what somebody has just removed."""
+    try:
+        return time.time() - os.lstat(path).st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _size(path: str) -> int:

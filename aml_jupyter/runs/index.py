@@ -398,14 +398,16 @@ class History:
         return [] if found == [("ok",)] else [str(text) for (text,) in found]
 
     def differences(self, directories: Mapping[str, RunDirectory]) -> Iterator[tuple[str, str]]:
-        """Run ids whose rows are not what their directories say, each with what is wrong."""
+        """Run ids whose rows are not what their directories say, each with what is wrong; not live ones."""
         db = self._open()
         known = dict(db.execute("SELECT run_id, id FROM runs").fetchall())
         for run_id in sorted(known.keys() - directories.keys()):
-            yield run_id, "the index has a run that does not exist"
+            if at(self.home, run_id) is None and not self._marked(run_id):
+                yield run_id, "the index has a run that does not exist"
         for run_id, directory in sorted(directories.items()):
             look = _look(directory)
-            if look.row is None:
+            # the row of a run that goes on is made anew for every question
+            if look.row is None or not look.settled or self._marked(run_id):
                 continue
             if run_id not in known:
                 yield run_id, "the run is missing from the index"
@@ -413,6 +415,9 @@ class History:
                 yield run_id, "the row is not what the run directory says"
             elif schema.metrics_of(db, known[run_id]) != dict(metric_values(look.row)):
                 yield run_id, "the metrics are not what the run directory says"
+
+    def _marked(self, run_id: str) -> bool:
+        return any(os.path.lexists(f"{self.home}/dirty/{dot}{run_id}") for dot in ("", "."))
 
     # -- taking in what changed
 

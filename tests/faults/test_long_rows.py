@@ -274,3 +274,38 @@ def listening(pids: list[str]) -> list[str]:
             open_to_all.append(line)
     assert socket.AF_UNIX
     return open_to_all
+
+
+# --- H6: a check while runs come and go ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_H6_a_check_finds_no_damage_in_runs_that_come_go_on_and_are_removed(project: Path, home: str) -> None:
+    (project / "script.py").write_text("print('x'); open('outputs/x', 'w').write('x')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from aml_jupyter import runs\n"
+        "from aml_jupyter.experiment import Request, submit, wait\n"
+        "for number in range(13):\n"
+        "    directory = submit(Request(script='script.py'))\n"
+        "    if number % 2:\n"
+        "        wait(directory, 60)\n"
+        "        runs.set_labels(directory, note='n')\n"
+        "    if number % 4 == 1:\n"
+        "        runs.remove(directory)\n"
+    )
+    busy = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    checks = 0
+    try:
+        while any(process.poll() is None for process in busy):
+            found = [one for one in runs.check(home) if one.code.startswith("index.")]
+            assert found == []
+            checks += 1
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in busy] == [0, 0]
+    assert checks > 5
+    until(lambda: not runs.unfinished(home))
+    assert runs.check(home) == []
