@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 from aml_jupyter import artifacts, plainjson
-from aml_jupyter.confined import Root
-from aml_jupyter.errors import AmlError
+from aml_jupyter.confined import Root, open_regular
+from aml_jupyter.errors import AmlError, ConfinedError
 from aml_jupyter.metrics import merge_metrics
 
 TYPE_CHECKING = False
@@ -30,18 +30,19 @@ LARGEST_VALUE = 64 << 20
 def read_events(path: str) -> Iterator[dict[str, Any]]:
     """The events of `events.jsonl` in order; a line that is none, by a script's own hand, is passed over."""
     try:
-        with open(path, "rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):  # cut off by a crash
-                    return
-                try:
-                    event = plainjson.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(event, dict) and isinstance(event.get("type"), str):
-                    yield event
-    except FileNotFoundError:
+        fd, _ = open_regular(path)
+    except (OSError, ConfinedError):  # none; or a pipe or link that a script put there, which is none of ours
         return
+    with os.fdopen(fd, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):  # cut off by a crash
+                return
+            try:
+                event = plainjson.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict) and isinstance(event.get("type"), str):
+                yield event
 
 
 def collect(
@@ -53,27 +54,31 @@ def collect(
     """
     warnings = list(record.warnings)
     fields: dict[str, Any] = {}
-    events = _noting_warnings(read_events(directory.events_jsonl), warnings)
-    fields["metrics"] = merge_metrics(events, _data(directory), warnings)
+    for step, what in STEPS:
+        try:
+            fields.update(step(directory, record, warnings))
+        # no space, damage, or what a script made up: the ending matters more than this
+        except (OSError, AmlError, RecursionError, MemoryError) as error:
+            log(f"{what}: {error}")
+            warnings.append(f"{what} are not in the record: {error}")
+            if what == ARTIFACTS:
+                fields["artifacts_state"] = "failed"
     if exit_ is not None and exit_.oom and not exit_.exit_code and exit_.signal is None:
         warnings.append("a process of the run was ended for lack of memory, yet the script ended well")
     if exit_ is not None and exit_.log_dropped:
         warnings.append(f"{exit_.log_dropped} bytes of output were not kept")
-    if os.path.isdir(directory.work):
-        for step in (_keep_artifacts, _list_unkept):
-            try:
-                fields.update(step(directory, record, warnings))
-            except (OSError, AmlError) as error:  # no space, damage: the ending matters more than this
-                what = "artifacts" if step is _keep_artifacts else "files written elsewhere"
-                log(f"{what}: {error}")
-                warnings.append(f"{what} are not in the record: {error}")
-                if step is _keep_artifacts:
-                    fields["artifacts_state"] = "failed"
     fields["warnings"] = tuple(warnings)
     return fields
 
 
+def _merge_metrics(directory: RunDirectory, _record: Record, warnings: list[str]) -> dict[str, Any]:
+    events = _noting_warnings(read_events(directory.events_jsonl), warnings)
+    return {"metrics": merge_metrics(events, _data(directory), warnings)}
+
+
 def _keep_artifacts(directory: RunDirectory, _record: Record, warnings: list[str]) -> dict[str, Any]:
+    if not os.path.isdir(directory.work):
+        return {}
     kept = artifacts.collect(directory)
     warnings.extend(f"{item.path}: {item.reason}" for item in kept.rejected[:MOST_WARNINGS])
     return {"artifacts_state": kept.state, "artifacts": kept.count}
@@ -82,6 +87,10 @@ def _keep_artifacts(directory: RunDirectory, _record: Record, warnings: list[str
 def _list_unkept(directory: RunDirectory, record: Record, _warnings: list[str]) -> dict[str, Any]:
     lost = artifacts.not_kept(directory, record.snapshot_id)
     return {"not_kept": lost.paths, "not_kept_count": lost.count}
+
+
+ARTIFACTS = "artifacts"
+STEPS = ((_merge_metrics, "metrics"), (_keep_artifacts, ARTIFACTS), (_list_unkept, "files written elsewhere"))
 
 
 def _noting_warnings(events: Iterator[dict[str, Any]], warnings: list[str]) -> Iterator[dict[str, Any]]:
@@ -114,9 +123,10 @@ def last_words(directory: RunDirectory) -> str:
 
 def _last_line(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            lines = file.read().decode(errors="replace").split("\n")
-    except FileNotFoundError:
+        fd, found = open_regular(path)
+    except (OSError, ConfinedError):  # none, or none of ours
         return ""
+    with os.fdopen(fd, "rb") as file:
+        file.seek(max(0, found.st_size - TAIL))
+        lines = file.read(TAIL).decode(errors="replace").split("\n")
     return next((line.strip()[:500] for line in reversed(lines) if line.strip()), "")

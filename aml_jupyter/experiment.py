@@ -11,13 +11,13 @@ import sys
 import time
 
 from aml_jupyter import installation, processes, runs
-from aml_jupyter.config import aml_home, find_project
+from aml_jupyter.config import aml_home, find_project, registered
 from aml_jupyter.confined import read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, RunFailed, RunNotFound, UsageError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
-from aml_jupyter.starting import Starter, SupervisorGone
+from aml_jupyter.starting import Starter, SupervisorGone, umask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,6 +123,9 @@ def submit(
     SnapshotError, ValueTransferError.  Nothing is left when it raises.
     """
     planned = plan(request, project)
+    named = registered(planned.project)
+    if named.key != planned.project.key:  # another folder took the name meanwhile
+        planned = plan(request, named)
     # its interpreter starts while the snapshot is taken
     starter = start()
     try:
@@ -339,6 +342,7 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             "timeout": request.timeout,
             "grace": 10.0,
             "log_limit": 1 << 30,
+            "umask": umask(),
             "cell": request.cell is not None,
             "snapshots": home + "/snapshots",
             "snapshot_id": snapshot.id,
@@ -438,9 +442,12 @@ def restore(directory: RunDirectory, into: str, *, force: bool = False) -> None:
 
 def resume(directory: RunDirectory, secrets: Mapping[str, str] | None = None) -> bool:
     """Give a run that nobody looks after a new supervisor; False when it has one, gets one or has ended."""
-    if runs.read_record(directory).status != "NotResponding" or runs.supervised(directory):
+    record = runs.read_record(directory)
+    if record.status != "NotResponding" or runs.supervised(directory):
         return False
-    Starter().go(directory.path, secrets or {})
+    # the interpreter that the run was submitted with, while it is there
+    python = str(record.supervisor.get("executable", ""))
+    Starter(python if os.access(python, os.X_OK) else "").go(directory.path, secrets or {})
     return True
 
 
@@ -450,13 +457,16 @@ def cancel(directory: RunDirectory, *, kill: bool = False) -> None:
     resume(directory)
 
 
-def wait(directory: RunDirectory, timeout: float | None = None) -> Record:
+def wait(
+    directory: RunDirectory, timeout: float | None = None, secrets: Mapping[str, str] | None = None
+) -> Record:
     """Block until a run has ended and return its record; continues a run whose supervisor died.
 
+    `secrets` are what the submitter still holds, for a run that did not start before that.
     Raises RunFailed `run.wait_timeout` after `timeout` seconds, AmlError when no supervisor stays with it.
     """
     due = None if timeout is None else time.monotonic() + timeout
-    lost = Lost()
+    lost = Lost(secrets)
     while True:
         try:
             if _await_supervisor(directory, due):
@@ -495,7 +505,8 @@ class Lost:
 
     MOST = 5
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: Mapping[str, str] | None = None) -> None:
+        self.secrets = secrets or {}
         self.times = 0
         self.due = 0.0
 
@@ -506,7 +517,7 @@ class Lost:
         """
         if record.status != "NotResponding" or time.monotonic() < self.due:
             return
-        if record.reason == "secret.needed":
+        if record.reason == "secret.needed" and not self.secrets.keys() >= set(record.environment_secret):
             error = record.error or {}
             raise AmlError(f"{record.run_id}: {error['message']}", code=record.reason, hint=error["hint"])
         if self.times >= self.MOST:
@@ -515,7 +526,7 @@ class Lost:
                 code="supervisor.error",
                 hint=f"aml logs {record.run_id} --control",
             )
-        resume(directory)
+        resume(directory, self.secrets)
         self.times += 1
         self.due = time.monotonic() + 0.5 * 2.0**self.times
 

@@ -26,10 +26,12 @@ class SupervisorGone(AmlError):
 class Starter:
     """A supervisor that is starting and waits to be told its run.
 
-    A new interpreter without site: whatever the caller has loaded, holds open or shares stays out of it.
+    A new interpreter without site (`python`; this one unless given): whatever the caller has loaded, holds
+    open or shares stays out of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, python: str = "") -> None:
+        self._python = python or sys.executable
         read, self._write = os.pipe()
         try:
             self._pid = self._start(read)
@@ -38,8 +40,8 @@ class Starter:
 
     def _start(self, read: int) -> int:
         return os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-S", "-E", "-s", SUPERVISOR],
+            self._python,
+            [self._python, "-S", "-E", "-s", SUPERVISOR],
             os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, read, 0),
@@ -146,6 +148,17 @@ class Standby:
         starter, self._ready = self._ready, None
         if starter:
             starter.leave()
+
+
+def umask() -> int:
+    """This process's umask: what a run creates has the rights it would have had here."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
+    except (OSError, StopIteration):  # not Linux: it can only be read by setting it
+        found = os.umask(0o077)
+        os.umask(found)
+        return found
 
 
 def run_environment() -> dict[str, str]:

@@ -22,7 +22,8 @@ if __name__ == "__main__":
 import fcntl
 
 from aml_jupyter import plainjson, processes, runs
-from aml_jupyter.errors import AmlError
+from aml_jupyter.confined import read_bounded
+from aml_jupyter.errors import AmlError, ConfinedError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.job import TERMINAL, Exit, Gone, Job, Unreachable
 
@@ -32,11 +33,16 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.executors import Executor
-    from aml_jupyter.job import Handle
+    from aml_jupyter.job import Handle, Liveness
     from aml_jupyter.runs import Record, RunDirectory
 
 # how often a request to cancel is looked for: one stat() a look
 CANCEL_LOOK = 0.2
+# seconds
+PATIENCE = 3.0
+# bytes of a JSON file of the job
+LARGEST = 16 << 20
+SIGKILL = 9
 
 
 def main() -> None:
@@ -77,9 +83,7 @@ def supervise(path: str, secrets: Mapping[str, str]) -> bool:
     directory = runs.RunDirectory(path)
     lock = os.open(directory.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(lock, PATIENCE if secrets else 0.0):
             return False
         os.ftruncate(lock, 0)
         os.pwrite(lock, plainjson.dumps({"format": 1, **processes.identity(os.getpid())}).encode(), 0)
@@ -92,6 +96,19 @@ def supervise(path: str, secrets: Mapping[str, str]) -> bool:
         os.close(lock)
 
 
+def _lock(fd: int, patience: float) -> bool:
+    """Take the lock; who brings secrets waits a little for one that has none and is about to leave."""
+    due = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= due:
+                return False
+        time.sleep(0.05)
+
+
 class _Supervision:
     """One run, one supervisor: nothing here that the run directory does not hold as well."""
 
@@ -99,37 +116,68 @@ class _Supervision:
         self.directory = directory
         self.record = record
         self.secrets = secrets
-        self.request = _load(directory.job + "/request.json")
-        self.job = Job.from_request(directory.path, self.request or _remembered(record))
-        self.executor: Executor = executor_for(self.job.kind)
         self.phases: dict[str, float] = dict(record.phases)
         self.cancel_sent: str | None = None
+        self.told = ""
 
     def see_through(self) -> None:
-        """Start the job unless it was started, wait for its end, write the ending."""
+        """Start the job unless it was started, wait for its end, write the ending; never raises."""
+        try:
+            self._take_up()
+            self._see_through()
+        # the outermost edge: whatever it is must become a state that people can read
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+
+    def _take_up(self) -> None:
+        self.request = _load(self.directory.job + "/request.json")
+        self.job = Job.from_request(self.directory.path, self.request or _remembered(self.record))
+        self.executor: Executor = executor_for(self.job.kind)
+
+    def _see_through(self) -> None:
         if missing := self._missing_secrets():
             # neither an ending nor a defect: whoever resumes the run gives them
             self._log(f"needs {missing}, which is kept nowhere: aml resume {self.job.run_id} -e NAME=VALUE")
             self._state("NotResponding", "secret.needed")
             return
-        try:
-            handle = self._handle()
-            exit_, evidence = self._watch(handle) if handle else (None, None)
-        except AmlError as error:
-            self._log(f"{error}")
-            self._end("Failed", error.code, error=error.as_json())
-            return
-        # the outermost edge: a defect of ours must still become an ending
-        except Exception:  # noqa: BLE001
-            import traceback
-
-            self._log(traceback.format_exc())
-            self._end("Failed", "supervisor.error", error=_defect(self.directory.control_log))
-            return
+        handle = self._handle()
         if handle is None:
             self._end("Canceled", "canceled before it was started")
         else:
-            self._finish(handle, exit_, evidence)
+            self._finish(handle, *self._watch(handle))
+
+    def _fail(self, error: Exception) -> None:
+        """What can still be said: an ending when the job has one or never began, else that nobody watches."""
+        known = error.as_json() if isinstance(error, AmlError) else _defect(self.directory.control_log)
+        self._log(str(error) if isinstance(error, AmlError) else _traceback())
+        try:
+            ending = _load(self.directory.exit_json)
+            if ending is not None:
+                self._end_without_files(Exit.from_json(ending), known)
+            elif os.path.exists(self.directory.started_json) or os.path.exists(self.directory.handle_json):
+                # the job may still run: only its own record or its absence can end it
+                self._state("NotResponding", known["code"])
+            else:
+                self._write("Failed", known["code"], error=known)
+        # the last thing there is to do: the run can be resumed, and the log says why it has to be
+        except Exception:  # noqa: BLE001
+            self._log(_traceback())
+            self._state("NotResponding", known["code"])
+
+    def _end_without_files(self, exit_: Exit, problem: dict[str, str]) -> None:
+        """The ending as the job wrote it; what was to be collected is told to be missing."""
+        status, reason = _ending(exit_, self._cancel_request() is not None)
+        warning = f"not everything was collected: {problem['message']}"
+        self._write(
+            status,
+            reason,
+            exit_=exit_,
+            error=None if status != "Failed" else self._why(reason, exit_, None),
+            artifacts_state="failed",
+            warnings=(*self.record.warnings, warning),
+            exit_code=exit_.exit_code,
+            signal=exit_.signal,
+        )
 
     def _handle(self) -> Handle | None:
         """The handle of the job, started now if it never was; None when it was canceled before that."""
@@ -137,7 +185,10 @@ class _Supervision:
         if known is None:
             known = self._start()
         if known is not None and not os.path.exists(self.directory.handle_json):
-            runs.write_json(self.directory.handle_json, known, sync=False)
+            try:
+                runs.write_json(self.directory.handle_json, known, sync=False)
+            except AmlError as error:  # no space: whoever comes after finds the job without it
+                self._log(f"handle.json: {error}")
         return known
 
     def _missing_secrets(self) -> str:
@@ -169,16 +220,25 @@ class _Supervision:
         import aml_jupyter.collection  # noqa: F401
 
         while True:
-            liveness = self.executor.poll(handle, CANCEL_LOOK)
+            liveness = self._poll(handle)
             # looked for after the poll: a job that is gone has written its ending, if it ever will
-            ending = _load(self.directory.job + "/exit.json")
+            ending = _load(self.directory.exit_json)
             if ending is not None:
                 return Exit.from_json(ending), None
             if isinstance(liveness, Gone):
                 return None, liveness.evidence
             if isinstance(liveness, Unreachable):
                 self._state("NotResponding", liveness.cause)
+            elif self.told == "NotResponding":
+                self._state("CancelRequested" if self.cancel_sent else "Running")
             self._forward_cancel(handle)
+
+    def _poll(self, handle: Handle) -> Liveness:
+        try:
+            return self.executor.poll(handle, CANCEL_LOOK)
+        except AmlError as error:  # nothing is known for the moment: no reason to end anything
+            time.sleep(CANCEL_LOOK)
+            return Unreachable(cause=error.code)
 
     def _note_environment(self) -> None:
         """What the interpreter had installed when the job began."""
@@ -216,8 +276,18 @@ class _Supervision:
     def _why(self, reason: str, exit_: Exit | None, evidence: str | None) -> dict[str, str]:
         from aml_jupyter.collection import last_words
 
-        message = evidence or last_words(self.directory) or _ending_words(exit_)
+        told = "" if exit_ and exit_.timeout else last_words(self.directory)
+        message = evidence or told or self._ending_words(exit_)
         return {"code": reason, "message": message, "hint": f"Its output: aml logs {self.job.run_id}"}
+
+    def _ending_words(self, exit_: Exit | None) -> str:
+        if exit_ is None:
+            return "the run left no ending"
+        if exit_.timeout:
+            return f"it was ended after its limit of {self.job.timeout:g} s"
+        if exit_.signal is not None:
+            return f"ended by signal {exit_.signal}"
+        return f"exit code {exit_.exit_code}"
 
     def _end(
         self,
@@ -236,18 +306,29 @@ class _Supervision:
             if handle is not None:
                 self.executor.collect(handle, self.job.work)
             changes.update(collect(self.directory, self.record, exit_, self._log))
-        changes.update(status=status, reason=reason, error=error, phases=self.phases)
+        self._write(status, reason, exit_=exit_, error=error, **changes)
+
+    def _write(self, status: str, reason: str, *, exit_: Exit | None = None, **changes: Any) -> None:
+        """Write the ending; the one thing that is written also on a full disk."""
+        changes.update(status=status, reason=reason, phases=self.phases)
         changes.update(runs.times(self.record, exit_))
         runs.write_record(self.directory, self.record.replace(**changes))
         self._state(status, reason)
 
     def _state(self, status: str, reason: str = "") -> None:
         runs.append_status(self.directory, status, reason)
+        self.told = status
 
     def _log(self, text: str) -> None:
-        fd = os.open(self.directory.control_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        """Add to control.log; a disk that is full must not cost more than the line."""
+        try:
+            fd = os.open(self.directory.control_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError:
+            return
         try:
             os.write(fd, text.rstrip().encode(errors="backslashreplace") + b"\n")
+        except OSError:
+            return
         finally:
             os.close(fd)
 
@@ -268,11 +349,13 @@ class _Phase:
 
 
 def _load(path: str) -> Any:
-    """A JSON file, or None where there is none; a power cut can leave one of ours empty, which is none."""
+    """A JSON file, or None where there is none.
+
+    A power cut can leave one of ours empty, and a script can put anything in its place: that is none, too.
+    """
     try:
-        with open(path, "rb") as file:
-            return plainjson.loads(file.read())
-    except (FileNotFoundError, ValueError):
+        return plainjson.loads(read_bounded(path, LARGEST))
+    except (ConfinedError, ValueError, RecursionError):
         return None
 
 
@@ -297,18 +380,16 @@ def _ending(exit_: Exit | None, cancel_requested: bool) -> tuple[str, str]:
     if exit_.cancel:
         return "Canceled", "canceled"
     if exit_.signal is not None:
-        return "Failed", "run.oom" if exit_.oom else "run.signal"
+        return "Failed", "run.oom" if exit_.oom and exit_.signal == SIGKILL else "run.signal"
     if exit_.exit_code:
         return "Failed", "run.exit_nonzero"
     return "Completed", ""
 
 
-def _ending_words(exit_: Exit | None) -> str:
-    if exit_ is None:
-        return "the run left no ending"
-    if exit_.signal is not None:
-        return f"ended by signal {exit_.signal}"
-    return f"exit code {exit_.exit_code}"
+def _traceback() -> str:
+    import traceback
+
+    return traceback.format_exc()
 
 
 def _defect(log: str) -> dict[str, str]:

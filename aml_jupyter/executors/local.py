@@ -6,8 +6,8 @@ import os
 import sys
 
 from aml_jupyter import plainjson, processes
-from aml_jupyter.confined import Root, remove_tree
-from aml_jupyter.errors import ConfigError, TargetUnavailable
+from aml_jupyter.confined import Root, read_bounded, remove_tree
+from aml_jupyter.errors import ConfigError, ConfinedError, TargetUnavailable
 from aml_jupyter.job import Alive, Gone
 
 TYPE_CHECKING = False
@@ -51,10 +51,16 @@ class LocalExecutor:
             partial = job.work + ".partial"
             if os.path.lexists(partial):
                 remove_tree(partial)
-            Store(job.snapshots).materialize(job.snapshot_id, partial)
-            os.makedirs(partial + "/outputs", exist_ok=True)
-            _check_script(job, partial)
-            os.rename(partial, job.work)
+            try:
+                Store(job.snapshots).materialize(job.snapshot_id, partial)
+                os.makedirs(partial + "/outputs", exist_ok=True)
+                _check_script(job, partial)
+                os.rename(partial, job.work)
+            except BaseException:
+                # a copy that did not fit must not keep the disk full
+                if os.path.lexists(partial):
+                    remove_tree(partial)
+                raise
         if not os.access(job.python, os.X_OK):
             raise TargetUnavailable(
                 f"the interpreter {job.python} is not there any more", code="target.python_missing"
@@ -160,11 +166,12 @@ def _spawn_runtime(job: str) -> int:
 
 def _runtime(handle: Handle) -> dict[str, Any] | None:
     try:
-        with open(handle["job"] + "/started.json", "rb") as file:
-            started: dict[str, Any] = plainjson.loads(file.read())
-            return started
-    except (FileNotFoundError, ValueError):  # not there, or not whole after a power cut
-        return handle["spawned"]  # type: ignore[no-any-return]
+        started = plainjson.loads(read_bounded(handle["job"] + "/started.json", READ_SIZE))
+    except (ConfinedError, ValueError, RecursionError):  # none, not whole, or put there by a script
+        started = None
+    if isinstance(started, dict) and isinstance(started.get("pid"), int):
+        return started
+    return handle["spawned"]  # type: ignore[no-any-return]
 
 
 def _evidence(who: dict[str, Any]) -> str:

@@ -326,7 +326,7 @@ def _spawn(
     pid = posix.fork()
     if pid == 0:
         try:
-            _become(parent, (out_end, err_end), cwd, prctl)
+            _become(parent, (out_end, err_end), cwd, started.request.get("umask"), prctl)
             _exec(candidates, command, environment)
         except OSError as error:
             posix.write(status_end, b"%d exec" % (error.errno or 0))
@@ -354,9 +354,15 @@ class NotADirectory(Exception):
 
 
 def _become(
-    parent: int, ends: "tuple[int, int]", cwd: bytes, prctl: "Callable[[int, int], int] | None"
+    parent: int,
+    ends: "tuple[int, int]",
+    cwd: bytes,
+    umask: object,
+    prctl: "Callable[[int, int], int] | None",
 ) -> None:
     posix.setsid()
+    if isinstance(umask, int):
+        posix.umask(umask & 0o777)
     if prctl is not None:
         prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)
         if posix.getppid() != parent:  # it died before the line above
