@@ -198,7 +198,8 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
     from aml_jupyter.commands.watch import follow_to_end
 
     screen.remark(f"RunId: {directory.run_id}")
-    status = follow_to_end(directory, screen, quiet=options.quiet or options.json)
+    secrets = {**request.environment, **request.secrets}
+    status = follow_to_end(directory, screen, quiet=options.quiet or options.json, secrets=secrets)
     if options.json:
         from aml_jupyter.commands.history import record_json
 

@@ -15,7 +15,7 @@ from aml_jupyter.printable import safe_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.follow import Output
@@ -71,11 +71,20 @@ def _show_event(event: dict[str, object], screen: Screen) -> None:
         screen.remark(f"aml: {event.get('text')}")
 
 
-def follow_to_end(directory: RunDirectory, screen: Screen, *, quiet: bool = False) -> int:
-    """Print a run's output as it happens; Ctrl-C cancels it, a second one kills it."""
+def follow_to_end(
+    directory: RunDirectory,
+    screen: Screen,
+    *,
+    quiet: bool = False,
+    secrets: Mapping[str, str] | None = None,
+) -> int:
+    """Print a run's output as it happens; Ctrl-C cancels it, a second one kills it.
+
+    `secrets` are what the submitter still holds, should the run need another supervisor.
+    """
     told = tell_warnings(experiment.rewritten(directory), screen)
     follower = Follower(directory)
-    lost = experiment.Lost()
+    lost = experiment.Lost(secrets)
     interrupts = 0
     record = None
     while record is None:
