@@ -32,7 +32,7 @@ class exclusive:  # noqa: N801 - used as a statement: with exclusive(path)
         flags = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         self.fd = os.open(self.path, flags | os.O_CLOEXEC, 0o600)
         try:
-            self._wait()
+            wait_lock(self.fd, self.path, patience=self.patience)
         except BaseException:
             os.close(self.fd)
             raise
@@ -41,20 +41,26 @@ class exclusive:  # noqa: N801 - used as a statement: with exclusive(path)
     def __exit__(self, *_: object) -> None:
         os.close(self.fd)
 
-    def _wait(self) -> None:
-        due = time.monotonic() + self.patience
-        pause = 0.0005
-        while not try_lock(self.fd):
-            if time.monotonic() >= due:
-                raise locked(self.path, self.patience)
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.05)
+
+def wait_lock(fd: int, path: str, *, shared: bool = False, patience: float | None = None) -> None:
+    """Take the lock of an open file, exclusive or shared with others who ask for a shared one.
+
+    Raises HistoryError `history.locked`, naming the holder, after `patience` seconds (PATIENCE).
+    """
+    patience = PATIENCE if patience is None else patience
+    due = time.monotonic() + patience
+    pause = 0.0005
+    while not try_lock(fd, shared=shared):
+        if time.monotonic() >= due:
+            raise locked(path, patience)
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
 
 
-def try_lock(fd: int) -> bool:
-    """Take the exclusive lock of an open file now, or say that somebody holds it."""
+def try_lock(fd: int, *, shared: bool = False) -> bool:
+    """Take the lock of an open file now, or say that somebody holds it."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -70,7 +76,7 @@ def locked(path: str, waited: float) -> HistoryError:
     return HistoryError(
         f"{path} was locked for {waited:g} s by {who}",
         code="history.locked",
-        hint="Nothing is lost: changes are queued. End that process or continue it (kill -CONT).",
+        hint="Nothing is lost. End that process or continue it (kill -CONT), then try again.",
     )
 
 

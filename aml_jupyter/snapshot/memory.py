@@ -11,6 +11,8 @@ import os
 import sys
 from zlib import crc32
 
+from aml_jupyter.locks import wait_lock
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -103,15 +105,17 @@ def _private(path: str, flags: int) -> int:
 
 
 def confirm(store: str, snapshot_id: str) -> bool:
-    """Whether a snapshot is still in the store; if so `gc` is told that it was wanted just now."""
-    import fcntl
+    """Whether a snapshot is still in the store; if so `gc` is told that it was wanted just now.
 
+    Raises HistoryError `history.locked`, naming the holder, when the store stays locked.
+    """
+    path = f"{store}/lock"
     try:
-        lock = os.open(f"{store}/lock", os.O_RDONLY)
+        lock = os.open(path, os.O_RDONLY)
     except OSError:  # no store
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        wait_lock(lock, path, shared=True)
         os.utime(f"{store}/manifests/{snapshot_id}")
     except OSError:  # collected, or the store may not be written to
         return os.path.exists(f"{store}/manifests/{snapshot_id}")

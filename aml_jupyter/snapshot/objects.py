@@ -17,6 +17,7 @@ from struct import Struct
 from zlib import crc32
 
 from aml_jupyter.errors import SnapshotError
+from aml_jupyter.locks import wait_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -189,24 +190,32 @@ def sweep(store: str) -> None:
 
 
 class Locked:
-    """The store's lock, shared or exclusive, with its folders made; a context manager."""
+    """The store's lock, shared or exclusive, with its folders made; a context manager.
+
+    Raises HistoryError `history.locked`, naming the holder, when it is not given in time.
+    """
 
     def __init__(self, store: str, *, exclusive: bool = False) -> None:
         self._store = store
-        self._how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        self._shared = not exclusive
         self._fd = -1
 
     def __enter__(self) -> Locked:
         from aml_jupyter.confined import make_root
 
+        path = f"{self._store}/lock"
         try:
             for name in ("/packs", "/objects", "/manifests", "/seen", "/staged"):
                 if not os.path.isdir(self._store + name):
                     make_root(self._store + name)
-            self._fd = os.open(f"{self._store}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise store_error(error, self._store) from error
-        fcntl.flock(self._fd, self._how)
+        try:
+            wait_lock(self._fd, path, shared=self._shared)
+        except BaseException:
+            os.close(self._fd)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from aml_jupyter.errors import SnapshotError
+from aml_jupyter.errors import HistoryError, SnapshotError
 from aml_jupyter.snapshot import Rules, Store
+from tests.holders import stuck_holder
 from tests.requirements import need
 
 pytestmark = pytest.mark.faults
@@ -535,3 +536,18 @@ def test_S19_whole_second_times_are_waited_for(
     assert build._fresh(1_700_000_000_000_000_000, now) > 0
     assert build._fresh(1_700_000_000_000_000_001, now) == 0
     assert build._fresh(1_699_999_990_000_000_000, now) == 0
+
+
+@pytest.mark.parametrize("seen", [False, True], ids=["a new project", "an unchanged project"])
+def test_a_gc_that_is_stopped_is_named_by_whoever_waits_for_it(
+    store: Store, project: Path, home: str, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    first = store.take(str(project))
+    if not seen:
+        (project / "more.txt").write_text("more")
+    monkeypatch.setattr("aml_jupyter.locks.PATIENCE", 0.3)
+    with stuck_holder(home + "/snapshots/lock") as holder, pytest.raises(HistoryError) as caught:
+        store.take(str(project))
+    assert caught.value.code == "history.locked"
+    assert f"process {holder.pid}" in caught.value.message
+    assert (store.take(str(project)).id == first.id) is seen
