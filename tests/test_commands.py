@@ -248,3 +248,21 @@ def test_check_finds_nothing_in_a_sound_history_and_damage_in_a_broken_one(proje
     assert aml("cat", run, "outputs/model.bin").returncode in (0, 5)
     assert data("get", run, "outputs/model.bin", "-d", "got", status=5)["error"]["code"] == "store.corrupt"
     assert not (project / "got/model.bin").exists()
+
+
+def test_looking_around_does_not_take_the_name_of_the_project(
+    project: Path, tmp_path: Path, home: str
+) -> None:
+    other = tmp_path / "elsewhere" / "project"
+    other.mkdir(parents=True)
+    for line in (["runs"], ["targets"], ["config"], ["runs", "--all-projects"]):
+        assert aml(*line, cwd=other).returncode == 0
+    assert aml("share", "ls", cwd=other).returncode == 0
+    assert aml("run", "--dry-run", "local", "script.py").returncode == 0
+    assert not os.path.exists(home + "/projects")
+    assert data("run", "local", "script.py")["project"] == "project"
+    (other / "script.py").write_text("")
+    told = "is therefore called project-2"
+    assert told in aml("share", "put", "script.py", cwd=other).stderr
+    assert os.path.exists(f"{os.path.dirname(home)}/.azureml/share/local/default/project-2/script.py")
+    assert told not in aml("run", "local", "script.py", cwd=other).stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aml_jupyter.config import Secret, find_project
+from aml_jupyter.config import Secret, find_project, registered
 from aml_jupyter.config.listing import compute_targets, run_configurations
 from aml_jupyter.errors import ConfigError, TargetNotFound, UsageError
 from tests.configuration import project_with
@@ -522,8 +522,9 @@ def test_a_home_that_cannot_be_written_does_not_stop_reading(tmp_path: Path, hom
     Path(home).write_text("in the way")
     project = project_with(tmp_path, {"x.compute": DOCKER})
     assert project.target("x").kind == "docker"
-    assert project.notice is not None
-    assert "cannot be remembered" in project.notice
+    notice = registered(project).notice
+    assert notice is not None
+    assert "cannot be remembered" in notice
 
 
 def test_warnings_name_the_file_that_was_read_not_the_one_in_the_cache(tmp_path: Path) -> None:
@@ -584,7 +585,9 @@ def test_every_key_of_every_file_is_documented() -> None:
 
 
 def test_everything_that_is_kept_is_for_its_owner_only(tmp_path: Path, home: str) -> None:
-    project_with(tmp_path, {"docker.compute": DOCKER}).target("docker")
+    project = project_with(tmp_path, {"docker.compute": DOCKER})
+    project.target("docker")
+    registered(project)
     modes = {path: path.stat().st_mode & 0o77 for path in [Path(home), *Path(home).rglob("*")]}
     assert len(modes) > 4
     assert set(modes.values()) == {0}

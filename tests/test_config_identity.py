@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aml_jupyter.config import find_project
+from aml_jupyter.config import Project, find_project, registered
 from aml_jupyter.config.edit import name_project
 from aml_jupyter.config.identity import name_problem, plain_name
-from aml_jupyter.errors import ConfigError, UsageError
+from aml_jupyter.errors import ConfigError, HistoryError, UsageError
+from tests.holders import stuck_holder
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -36,6 +37,11 @@ def scoped(path: Path, scope: str, where: str = ".azureml/project.json") -> Path
     (path / where).parent.mkdir(parents=True, exist_ok=True)
     (path / where).write_text(json.dumps({"Id": "6d5b0a31", "Scope": scope}))
     return path
+
+
+def run_in(path: str) -> Project:
+    """The project of a folder in which something ran."""
+    return registered(find_project(path))
 
 
 def test_account_workspace_and_project_come_from_the_scope(tmp_path: Path) -> None:
@@ -83,66 +89,98 @@ def test_without_a_scope_the_folder_gives_the_name(tmp_path: Path) -> None:
     assert (project.key, project.notice, project.scope_file) == ("local/default/iris", None, None)
 
 
+def test_looking_at_a_folder_takes_no_name(tmp_path: Path, home: str) -> None:
+    looked_at, real = folder(tmp_path / "a"), folder(tmp_path / "b")
+    assert find_project(str(looked_at)).name == "iris"
+    assert not Path(home).exists()
+    assert run_in(str(real)).name == "iris"
+    found = find_project(str(looked_at))
+    assert found.name == "iris-2"
+    assert found.notice is not None
+    assert run_in(str(looked_at)) == found
+    assert find_project(str(looked_at)).notice is None
+
+
+def test_a_moved_folder_is_known_before_it_runs_again(tmp_path: Path) -> None:
+    run_in(str(folder(tmp_path / "a")))
+    (tmp_path / "a").rename(tmp_path / "b")
+    for _ in range(2):
+        assert find_project(str(tmp_path / "b/iris")).name == "iris"
+    assert run_in(str(tmp_path / "b/iris")).notice is not None
+    assert find_project(str(tmp_path / "b/iris")).notice is None
+
+
+def test_a_stuck_process_that_registers_is_named(
+    tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.makedirs(home + "/projects")
+    monkeypatch.setattr("aml_jupyter.locks.PATIENCE", 0.3)
+    with stuck_holder(home + "/projects/.lock") as holder, pytest.raises(HistoryError) as caught:
+        run_in(str(folder(tmp_path)))
+    assert caught.value.code == "history.locked"
+    assert f"process {holder.pid}" in caught.value.message
+
+
 def test_a_second_folder_of_that_name_is_numbered_and_told_once(tmp_path: Path) -> None:
     first, second, third = (folder(tmp_path / letter) for letter in "abc")
-    assert find_project(str(first)).name == "iris"
-    found = find_project(str(second))
+    assert run_in(str(first)).name == "iris"
+    found = run_in(str(second))
     assert found.name == "iris-2"
     assert found.notice is not None
     assert str(first) in found.notice
-    assert "aml config name NAME" in found.notice
-    assert find_project(str(second)) == found.replace(notice=None)
-    assert find_project(str(third)).name == "iris-3"
-    assert find_project(str(first)).name == "iris"
+    assert "aml config --name NAME" in found.notice
+    assert run_in(str(second)) == found.replace(notice=None)
+    assert run_in(str(third)).name == "iris-3"
+    assert run_in(str(first)).name == "iris"
 
 
 def test_names_that_differ_only_in_case_are_the_same_on_some_disks(tmp_path: Path) -> None:
-    assert find_project(str(folder(tmp_path / "a", "Iris"))).name == "Iris"
-    assert find_project(str(folder(tmp_path / "b", "iris"))).name == "iris-2"
+    assert run_in(str(folder(tmp_path / "a", "Iris"))).name == "Iris"
+    assert run_in(str(folder(tmp_path / "b", "iris"))).name == "iris-2"
 
 
 def test_a_moved_folder_keeps_its_name_and_history(tmp_path: Path) -> None:
     path = folder(tmp_path / "a")
-    find_project(str(path))
+    run_in(str(path))
     (tmp_path / "b").mkdir()
     path.rename(tmp_path / "b" / "renamed")
-    moved = find_project(str(tmp_path / "b" / "renamed"))
+    moved = run_in(str(tmp_path / "b" / "renamed"))
     assert moved.name == "iris"
     assert moved.notice is not None
     assert "keeps the name iris" in moved.notice
-    assert find_project(moved.root) == moved.replace(notice=None)
-    assert find_project(str(folder(tmp_path / "a"))).name == "iris-2"
+    assert run_in(moved.root) == moved.replace(notice=None)
+    assert run_in(str(folder(tmp_path / "a"))).name == "iris-2"
 
 
 def test_a_copied_folder_is_another_project(tmp_path: Path) -> None:
     path = folder(tmp_path / "a")
-    find_project(str(path))
+    run_in(str(path))
     shutil.copytree(path, tmp_path / "b" / "iris")
-    assert find_project(str(tmp_path / "b" / "iris")).name == "iris-2"
+    assert run_in(str(tmp_path / "b" / "iris")).name == "iris-2"
 
 
 def test_a_folder_made_again_at_its_place_keeps_its_name(tmp_path: Path) -> None:
     path = folder(tmp_path)
-    find_project(str(path))
+    run_in(str(path))
     shutil.rmtree(path)
-    assert find_project(str(folder(tmp_path))).name == "iris"
+    assert run_in(str(folder(tmp_path))).name == "iris"
 
 
 def test_another_folder_does_not_inherit_the_history_of_a_deleted_one(tmp_path: Path) -> None:
     path = folder(tmp_path / "a", "old")
-    find_project(str(path))
+    run_in(str(path))
     shutil.rmtree(path)
-    names = {find_project(str(folder(tmp_path / "b", f"new{number}"))).name for number in range(20)}
+    names = {run_in(str(folder(tmp_path / "b", f"new{number}"))).name for number in range(20)}
     assert "old" not in names
 
 
 def test_naming_a_project_lasts_and_moves_with_the_folder(tmp_path: Path) -> None:
-    find_project(str(folder(tmp_path / "a")))
-    second = find_project(str(folder(tmp_path / "b")))
+    run_in(str(folder(tmp_path / "a")))
+    second = run_in(str(folder(tmp_path / "b")))
     named = name_project(second, "flowers")
     assert named.key == "local/default/flowers"
     shutil.copytree(named.root, tmp_path / "c")
-    assert find_project(str(tmp_path / "c")).key == "local/default/flowers"
+    assert run_in(str(tmp_path / "c")).key == "local/default/flowers"
     assert name_project(named, "roses").key == "local/default/roses"
     with pytest.raises(UsageError):
         name_project(named, "a/b")
@@ -157,18 +195,18 @@ def test_naming_keeps_account_workspace_and_id_of_a_scope(tmp_path: Path) -> Non
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"name": "../..", "root": "/"}', b"\xff"])
 def test_a_damaged_record_is_made_again(tmp_path: Path, home: str, content: bytes) -> None:
     path = folder(tmp_path)
-    find_project(str(path))
+    run_in(str(path))
     record = next(Path(home, "projects").glob("*.json"))
     record.write_bytes(content)
-    assert find_project(str(path)).name == "iris"
+    assert run_in(str(path)).name == "iris"
     assert json.loads(record.read_text())["root"] == str(path)
 
 
 _MANY = """
 import sys
-from aml_jupyter.config import find_project
+from aml_jupyter.config import find_project, registered
 for root in sys.argv[1:]:
-    print(root, find_project(root).name)
+    print(root, registered(find_project(root)).name)
 """
 
 
@@ -202,7 +240,7 @@ def test_a_process_killed_while_registering_leaves_no_damage(tmp_path: Path, hom
             child.stdout.readline()
         child.kill()
         child.communicate()
-    names = [find_project(root).name for root in roots]
+    names = [run_in(root).name for root in roots]
     assert len(set(names)) == len(names)
     for record in Path(home, "projects").glob("*.json"):
         assert json.loads(record.read_text())["format"] == 1
@@ -234,6 +272,6 @@ def test_every_folder_name_becomes_a_fit_name(name: str) -> None:
 def test_a_folder_whose_name_is_not_text_is_a_project(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xe9"
     os.makedirs(path + b"/aml_config")
-    project = find_project(os.fsdecode(path))
+    project = run_in(os.fsdecode(path))
     assert project.name == "caf"
-    assert find_project(os.fsdecode(path)) == project
+    assert run_in(os.fsdecode(path)) == project

@@ -226,12 +226,17 @@ def arguments_share(parser: ArgumentParser) -> None:
 def do_share(options: Namespace, screen: Screen) -> int:
     """Show, list and change the shared folder of a target."""
     from aml_jupyter import share
+    from aml_jupyter.config import registered
 
     fewest, most = ACTIONS[options.action]
     if not fewest <= len(options.paths) <= most:
         raise UsageError(f"aml share {options.action}: wrong number of paths", hint="aml share --help")
     project = project_of(options)
     _, target = project.resolve(options.target)
+    if options.action == "put":  # what is kept there belongs to whoever has the name
+        project = registered(project)
+        if project.notice:
+            screen.remark(f"aml: {project.notice}")
     found = share.resolve(project, target)
     if found is None:
         raise UsageError(

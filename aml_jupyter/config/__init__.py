@@ -285,7 +285,8 @@ def find_project(start: str | None = None) -> Project:
     """The project that a folder or file belongs to; the current folder when None.
 
     The nearest folder upwards with `aml_config/` or `.azureml/project.json`, else the nearest with `.git`,
-    else `start` itself.  Raises ConfigError for a damaged scope file.
+    else `start` itself.  A folder that nothing ran in has the name it would get (`registered`).  Raises
+    ConfigError for a damaged scope file.
     """
     from aml_jupyter.config.identity import identify
 
@@ -296,6 +297,16 @@ def find_project(start: str | None = None) -> Project:
         _nearest(folder, _MARKERS) or _nearest(folder, (".git",), stop_at=os.path.expanduser("~")) or folder
     )
     return Project(root=root, **identify(root, aml_home()).as_dict())
+
+
+def registered(project: Project) -> Project:
+    """The project with its name taken for good, which is another one if that name was taken meanwhile.
+
+    Raises ConfigError for a damaged scope file, HistoryError `history.locked`.
+    """
+    from aml_jupyter.config.identity import identify
+
+    return project.replace(**identify(project.root, aml_home(), register=True).as_dict())
 
 
 def _nearest(folder: str, markers: Iterable[str], stop_at: str | None = None) -> str | None:

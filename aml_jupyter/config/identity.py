@@ -35,13 +35,19 @@ class Identity(Value):
     notice: str | None = None
 
 
-def identify(root: str, home: str) -> Identity:
-    """The identity of the project in `root`.  Raises ConfigError for a damaged or hostile scope file."""
+def identify(root: str, home: str, *, register: bool = False) -> Identity:
+    """The identity of the project in `root`; a folder keeps the name it is given only with `register`.
+
+    Raises ConfigError for a damaged or hostile scope file, HistoryError `history.locked`.
+    """
     for relative in SCOPE_FILES:
         path = f"{root}/{relative}"
         if os.path.lexists(path):
             return _from_scope(path)
-    return _remembered(root, home) or _register(root, home)
+    known = _remembered(root, home)
+    if known is None:
+        return _register(root, home) if register else _choose(root, home).identity
+    return known
 
 
 def name_problem(name: str) -> str:
@@ -137,23 +143,16 @@ def _remembered(root: str, home: str) -> Identity | None:
 
 def _register(root: str, home: str) -> Identity:
     """Give the folder a name that no other folder has, under a lock that dies with its process."""
-    import fcntl
-
     from aml_jupyter.confined import make_root
+    from aml_jupyter.locks import exclusive
 
     folder = f"{home}/projects"
     try:
         make_root(folder)
-        lock = os.open(f"{folder}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with exclusive(f"{folder}/.lock"):
+            return _remembered(root, home) or _claim(root, home)
     except OSError as error:
         return Identity(name=plain_name(root), notice=_not_remembered(folder, error))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return _remembered(root, home) or _claim(root, home)
-    except OSError as error:
-        return Identity(name=plain_name(root), notice=_not_remembered(folder, error))
-    finally:
-        os.close(lock)
 
 
 def _not_remembered(folder: str, error: OSError) -> str:
@@ -161,26 +160,48 @@ def _not_remembered(folder: str, error: OSError) -> str:
 
 
 def _claim(root: str, home: str) -> Identity:
-    folder = f"{home}/projects"
-    records = [
-        (entry, record)
-        for entry in sorted(os.listdir(folder))
-        if entry.endswith(".json") and (record := _read_record(f"{folder}/{entry}"))
-    ]
+    choice = _choose(root, home)
+    _write_record(root, home, choice.identity.name, choice.evidence)
+    if choice.moved_from:
+        os.unlink(f"{home}/projects/{choice.moved_from}")
+    return choice.identity
+
+
+class _Choice(Value):
+    """The identity a folder is given; `moved_from` is the record of the place where it was before."""
+
+    identity: Identity
+    evidence: dict[str, Any]
+    moved_from: str | None = None
+
+
+def _choose(root: str, home: str) -> _Choice:
+    records = _records(f"{home}/projects")
     evidence = _evidence(root)
     wanted = plain_name(root)
     for entry, record in records:
         if _moved(record, evidence, wanted):
-            _write_record(root, home, record["name"], evidence)
-            os.unlink(f"{folder}/{entry}")
-            return Identity(name=record["name"], notice=_moved_notice(root, record))
+            moved = Identity(name=record["name"], notice=_moved_notice(root, record))
+            return _Choice(identity=moved, evidence=evidence, moved_from=entry)
     taken = {str(record["name"]).casefold(): str(record["root"]) for _, record in records}
     name, number = wanted, 2
     while name.casefold() in taken:
         name, number = f"{wanted}-{number}", number + 1
-    _write_record(root, home, name, evidence)
     other = taken.get(wanted.casefold())
-    return Identity(name=name, notice=_second_notice(root, wanted, name, other) if other else None)
+    notice = _second_notice(root, wanted, name, other) if other else None
+    return _Choice(identity=Identity(name=name, notice=notice), evidence=evidence)
+
+
+def _records(folder: str) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError:  # nothing was registered yet, or it cannot be read: then nothing is known of others
+        return []
+    return [
+        (entry, record)
+        for entry in entries
+        if entry.endswith(".json") and (record := _read_record(f"{folder}/{entry}"))
+    ]
 
 
 def _moved_notice(root: str, record: dict[str, Any]) -> str:
@@ -191,7 +212,7 @@ def _second_notice(root: str, wanted: str, name: str, other: str) -> str:
     gone = "" if os.path.isdir(other) else " (which is gone)"
     return (
         f"another folder is already called {wanted}: {other}{gone}. "
-        f"{root} is therefore called {name}. Name it for good with: aml config name NAME"
+        f"{root} is therefore called {name}. Name it for good with: aml config --name NAME"
     )
 
 
