@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
+import stat
 import time
 from collections import deque
 
 from aml_jupyter import plainjson, processes, runs
+from aml_jupyter.confined import open_regular
+from aml_jupyter.errors import ConfinedError
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 
     from aml_jupyter.runs import RunDirectory
 
-# the most that is read of a log at once, in bytes: bounds the memory of whoever follows
+# the most that is read of a log or of events at once, in bytes: bounds the memory of whoever follows
 BLOCK = 1 << 20
 # seconds between two looks: short while something happens, longer while nothing does
 SHORTEST_LOOK, LONGEST_LOOK = 0.01, 0.1
@@ -68,6 +72,7 @@ class Follower:
         self._stderr: deque[tuple[int, int]] = deque()
         self._stderr_end, self._stderr_at = 0, 0.0
         self._waiting: deque[dict[str, Any]] = deque()
+        self._told = 0
         if tail is not None:
             self.position = max(0, _size(directory.job + "/log") - tail)
 
@@ -76,11 +81,12 @@ class Follower:
         yield from self._read_status()
         while True:
             # the log's size first: every event that precedes these bytes is then in the events file
-            size = min(_size(self.directory.job + "/log"), self.position + BLOCK)
-            self._read_events()
-            before = self.position
-            yield from self._until(self._known(size))
-            if self.position == before and not self._due():
+            size = min(_size(self.directory.log), self.position + BLOCK)
+            before = (self.position, self.events_position)
+            more = self._read_events()
+            # where more events are to be read, nobody knows yet what belongs behind the last one at hand
+            yield from self._until(min(size, self._told) if more else self._known(size))
+            if (self.position, self.events_position) == before and not self._due():
                 return
 
     def follow(self) -> Iterator[Output]:
@@ -106,7 +112,19 @@ class Follower:
                 processes.wait_end(who, look)
 
     def rest(self) -> Iterator[Output]:
-        """What is left of a character that the log ends in the middle of."""
+        """Everything that is left when no more is to come, what is new included.
+
+        That is text whose stream was not told yet, events whose place was in a part of the log that is gone,
+        and what there is of a character that the log ends in the middle of.
+        """
+        yield from self.read()
+        self._stderr_at = 0.0
+        yield from self.read()
+        more = bool(self._waiting)
+        while more:
+            while self._waiting:
+                yield Event(event=self._waiting.popleft())
+            more = self._read_events() or bool(self._waiting)
         for name, decoder in self._decoders.items():
             if text := decoder.decode(b"", final=True):
                 yield Text(stream=name, text=text)
@@ -120,19 +138,25 @@ class Follower:
                 self.status = status
                 yield Status(status=status, reason=str(line.get("reason", "")))
 
-    def _read_events(self) -> None:
-        path = self.directory.job + "/events.jsonl"
-        lines, self.events_position = _new_lines(path, self.events_position)
+    def _read_events(self) -> bool:
+        """Take in the next block of events unless those at hand go beyond the next text; are there more?"""
+        if self._waiting and self._told > self.position + BLOCK:
+            return True
+        before = self.events_position
+        lines, self.events_position = _new_lines(self.directory.events_jsonl, before)
         for event in lines:
             self._take(event)
+        return self.events_position > before and self.events_position < _size(self.directory.events_jsonl)
 
     def _take(self, event: dict[str, Any]) -> None:
+        if isinstance(at := event.get("at"), int):
+            self._told = max(self._told, at)
         if event.get("type") == "stderr":
             start, end = event.get("start"), event.get("end")
             if isinstance(start, int) and isinstance(end, int):
                 self._stderr.append((start, end))
                 self._stderr_end, self._stderr_at = end, time.monotonic()
-        elif "type" in event and isinstance(event.get("at"), int):
+        elif "type" in event and isinstance(at, int):
             self._waiting.append(event)
 
     def _known(self, size: int) -> int:
@@ -160,11 +184,7 @@ class Follower:
     def _text(self, stop: int) -> Iterator[Output]:
         if stop <= self.position:
             return
-        fd = os.open(self.directory.job + "/log", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.pread(fd, stop - self.position, self.position)
-        finally:
-            os.close(fd)
+        data = _read_at(self.directory.log, self.position, stop - self.position)
         begin, self.position = self.position, stop
         for stream, start, end in self._stretches(begin, begin + len(data)):
             if text := self._decoders[stream].decode(data[start - begin : end - begin]):
@@ -185,24 +205,42 @@ class Follower:
             begin = min(stop, end)
 
 
+def open_job_file(path: str) -> int | None:
+    """A read descriptor; None where there is none, or a script put a link or a FIFO in its place."""
+    try:
+        return open_regular(path)[0]
+    except (FileNotFoundError, NotADirectoryError, ConfinedError):
+        return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return None
+
+
 def _size(path: str) -> int:
     try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def _read_at(path: str, position: int, count: int, *, line: bool = False) -> bytes:
+    """At most `count` bytes from a position on; with `line`, all of a line that is longer."""
+    fd = open_job_file(path)
+    if fd is None:
+        return b""
+    with os.fdopen(fd, "rb") as file:
+        file.seek(position)
+        data = file.read(count)
+        if line and len(data) == count and b"\n" not in data:
+            data += file.readline()
+        return data
 
 
 def _new_lines(path: str, position: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines of JSON behind a position, at most a block of them, and the position after them."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(position)
-            data = file.read(BLOCK)
-            if b"\n" not in data:
-                # one line longer than a block
-                data += file.readline() if len(data) == BLOCK else b""
-    except FileNotFoundError:
-        return [], position
+    """The whole lines of JSON behind a position, about a block of them, and the position after them."""
+    data = _read_at(path, position, BLOCK, line=True)
     whole = data[: data.rfind(b"\n") + 1]
     return list(filter(None, map(_object, whole.splitlines()))), position + len(whole)
 
@@ -211,6 +249,6 @@ def _object(line: bytes) -> dict[str, Any] | None:
     """A line as a JSON object; None for what a full disk cut off or a script put there."""
     try:
         found = plainjson.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -85,7 +85,7 @@ class Run:
         from aml_jupyter.follow import Follower, Text
 
         found = Follower(self._directory, tail=LARGEST_LOG)
-        text = "".join(one.text for one in found.read() if isinstance(one, Text))
+        text = "".join(one.text for one in found.rest() if isinstance(one, Text))
         if tail is None:
             return text
         lines = text.splitlines(keepends=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from aml_jupyter import experiment, runs
 from aml_jupyter.experiment import Request
 from aml_jupyter.follow import Event, Follower, Output, Status, Text
 from aml_jupyter.runs import RunDirectory
+from tests.terminal import aml
 
 
 @pytest.fixture
@@ -141,3 +144,101 @@ def test_following_ends_with_the_run_and_misses_nothing(
     assert [int(line) for line in printed["stderr"].split()] == list(range(0, 200, 10))
     assert [int(line) for line in printed["stdout"].split()] == [i for i in range(200) if i % 10]
     assert [one.status for one in outputs if isinstance(one, Status)][-1] == "Completed"
+
+
+def noted(outputs: list[Output]) -> list[tuple[str, int | str]]:
+    """Where each event came in the text, and of which stream each line was."""
+    found: list[tuple[str, int | str]] = []
+    read = 0
+    for output in outputs:
+        if isinstance(output, Text):
+            read += len(output.text)
+            found += [(output.stream, line) for line in output.text.split()]
+        elif isinstance(output, Event):
+            found.append((output.event["type"], read))
+    return found
+
+
+def test_more_events_than_are_read_at_once_keep_their_places_and_all_of_them_come(
+    directory: RunDirectory,
+) -> None:
+    ended(directory)
+    padding = "x" * 900
+    log, events, wanted = b"", [], []
+    for n in range(4000):
+        log += b"out%04d " % n
+        start = len(log)
+        log += b"err%04d " % n
+        events += [{"type": "stderr", "at": start, "start": start, "end": len(log)}]
+        events += [{"type": "display", "at": len(log), "pad": padding}]
+        wanted += [("stdout", f"out{n:04}"), ("stderr", f"err{n:04}"), ("display", len(log))]
+    write(directory, log, *events)
+    assert Path(directory.events_jsonl).stat().st_size > 3 << 20
+    assert noted(list(Follower(directory).read())) == wanted
+
+
+def test_events_without_text_are_all_read_at_once(directory: RunDirectory) -> None:
+    write(directory, b"", *({"type": "metric", "at": 0, "n": n, "pad": "x" * 1000} for n in range(3000)))
+    found = [one.event["n"] for one in Follower(directory).read() if isinstance(one, Event)]
+    assert found == list(range(3000))
+
+
+def test_a_long_log_does_not_load_all_of_its_events(directory: RunDirectory) -> None:
+    ended(directory)
+    places = [n << 19 for n in range(20)]
+    write(
+        directory, b"y" * (20 << 19), *({"type": "metric", "at": at, "pad": "x" * 500_000} for at in places)
+    )
+    follower = Follower(directory)
+    found = []
+    for output in follower.read():
+        assert follower.events_position < follower.position + (6 << 20)
+        if isinstance(output, Event):
+            found.append((output.event["at"], follower.position))
+    assert found == [(at, at) for at in places]
+
+
+def test_events_of_a_log_that_was_shortened_are_told_at_the_end(directory: RunDirectory) -> None:
+    ended(directory)
+    events = [{"type": "display", "at": 1 << 30, "n": n, "pad": "x" * 1000} for n in range(3000)]
+    write(directory, b"text", {"type": "metric", "at": 4}, *events)
+    outputs = list(Follower(directory).follow())
+    assert plain(outputs)[:3] == ["Completed", ("stdout", "text"), "metric"]
+    assert [one.event["n"] for one in outputs[3:] if isinstance(one, Event)] == list(range(3000))
+
+
+def test_text_behind_stderr_is_printed_although_the_run_goes_on(directory: RunDirectory) -> None:
+    write(directory, b"errout", {"type": "stderr", "at": 0, "start": 0, "end": 3})
+    assert plain(list(Follower(directory).rest())) == [("stderr", "err"), ("stdout", "out")]
+
+
+def test_a_line_that_is_nested_too_deeply_is_no_event(directory: RunDirectory) -> None:
+    write(directory, b"", b"[" * 200_000 + b"\n", {"type": "metric", "at": 0})
+    assert plain(list(Follower(directory).read())) == ["metric"]
+
+
+@pytest.mark.parametrize("replace", [os.mkfifo, os.mkdir, lambda path: os.symlink(path + ".old", path)])
+@pytest.mark.parametrize("name", ["log", "events.jsonl"])
+def test_a_pipe_a_link_or_a_folder_in_the_place_of_a_file_is_not_read(
+    directory: RunDirectory, name: str, replace: Callable[[str], None]
+) -> None:
+    ended(directory)
+    write(directory, b"text", {"type": "metric", "at": 0})
+    path = f"{directory.job}/{name}"
+    os.rename(path, path + ".old")
+    replace(path)
+    outputs = list(Follower(directory).follow())
+    assert plain(outputs) == ["Completed", "metric" if name == "log" else ("stdout", "text")]
+
+
+def test_the_last_lines_of_a_pipe_in_the_place_of_the_log_are_none(
+    tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    directory = experiment.submit(Request(cell=b"print('gone')"))
+    experiment.wait(directory)
+    os.unlink(directory.log)
+    os.mkfifo(directory.log)
+    done = aml("logs", "--tail", "1", timeout=30)
+    assert (done.returncode, done.stdout) == (0, "")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from aml_jupyter import experiment, runs
 from aml_jupyter.commands import add_json, parse_seconds
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import ConfigError, RunFailed, RunNotFound, UsageError
-from aml_jupyter.follow import Event, Follower, Text
+from aml_jupyter.follow import Event, Follower, Text, open_job_file
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.printable import safe_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.follow import Output
@@ -100,7 +101,7 @@ def follow_to_end(
         except OSError:  # nobody reads on, or there is no room for what it prints
             screen.remark(f"aml: the run goes on: aml attach {directory.run_id}")
             raise
-    for output in follower.read():
+    for output in follower.rest():
         if not quiet:
             show(output, screen)
     tell_ending(record, screen, told)
@@ -162,17 +163,12 @@ def do_logs(options: Namespace, screen: Screen) -> int:
     if options.tail is not None:
         follower.position = _tail_position(directory.log, options.tail)
     begin = follower.position
-    for output in follower.follow() if options.follow else _all(follower):
+    for output in follower.follow() if options.follow else follower.rest():
         if isinstance(output, Text) and (not options.stderr or output.stream == "stderr"):
             screen.output("stdout", output.text)
         elif isinstance(output, Event) and not options.stderr and output.event.get("at", begin) >= begin:
             _show_event(output.event, screen)
     return 0
-
-
-def _all(follower: Follower) -> Iterator[Output]:
-    yield from follower.read()
-    yield from follower.rest()
 
 
 def _print_file(path: str, screen: Screen) -> int:
@@ -187,26 +183,26 @@ def _print_file(path: str, screen: Screen) -> int:
 
 def _tail_position(path: str, lines: int) -> int:
     """Where the last N lines of a file begin, reading blocks from its end."""
-    try:
-        with open(path, "rb") as file:
-            position = size = file.seek(0, 2)
-            wanted = lines
-            if lines == 0:
-                return size
-            while position > 0:
-                begin = max(0, position - (1 << 16))
-                file.seek(begin)
-                block = file.read(position - begin)
-                # the new line that ends the file ends a line, it does not begin one
-                end = len(block) - 1 if position == size and block.endswith(b"\n") else len(block)
-                while (at := block.rfind(b"\n", 0, end)) >= 0:
-                    wanted -= 1
-                    if wanted <= 0:
-                        return begin + at + 1
-                    end = at
-                position = begin
-            return 0
-    except FileNotFoundError:
+    fd = open_job_file(path)
+    if fd is None:
+        return 0
+    with os.fdopen(fd, "rb") as file:
+        position = size = file.seek(0, 2)
+        wanted = lines
+        if lines == 0:
+            return size
+        while position > 0:
+            begin = max(0, position - (1 << 16))
+            file.seek(begin)
+            block = file.read(position - begin)
+            # the new line that ends the file ends a line, it does not begin one
+            end = len(block) - 1 if position == size and block.endswith(b"\n") else len(block)
+            while (at := block.rfind(b"\n", 0, end)) >= 0:
+                wanted -= 1
+                if wanted <= 0:
+                    return begin + at + 1
+                end = at
+            position = begin
         return 0
 
 
