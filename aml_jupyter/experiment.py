@@ -325,6 +325,10 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             python=python,
             arrow=arrow,
         )
+        # what a person typed is kept nowhere else: it is there after a power cut, as the record is
+        fd = os.open(directory.job + "/cell.py", os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
         command = (command[0], directory.job + "/runtime/run_cell.py", *command[1:])
     environment = dict(planned.configuration.environment_variables)
     if planned.share:
@@ -348,7 +352,6 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             "snapshot_id": snapshot.id,
             "share": planned.share.path if planned.share else None,
         },
-        sync=False,
     )
 
 
