@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aml_jupyter import plainjson
+from aml_jupyter.errors import ConfinedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
 NAMES = 1000  # metrics of one run
 POINTS = 10_000  # values kept of one metric; a longer one is thinned evenly and keeps its last
 TEXT = 1000  # characters of a name or of a logged text
-SIZE = 1 << 20  # numbers and characters of all metrics of a run together
+SIZE = 24 << 20  # bytes that all metrics of a run may take in its record, which has at most 64 MiB
+NUMBER = 25  # bytes of a number in JSON with what parts it from the next, at most
+SHORT = 60  # characters of a name in a warning
+SHORT = 60  # characters of a name in a warning
+LEVELS = 50  # of lists in lists
 
 _NOT_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
@@ -46,6 +51,51 @@ class _Series:
         return self.kept
 
 
+class _LeftOut:
+    """What is not kept, counted by the reason: one text for each, however many names there are."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[int, str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """One more; the first name is told."""
+        count, first = self.found.get(reason, (0, name))
+        self.found[reason] = (count + 1, first)
+
+    def texts(self) -> list[str]:
+        """A sentence for each reason."""
+        return [reason.format(count=count, name=_short(name)) for reason, (count, name) in self.found.items()]
+
+
+_MANY = f"more than {NAMES} names were logged; {{count}} values of later ones are not kept, as of {{name}}"
+_DAMAGED = "{count} logged values cannot be read and are not kept; the first is of metric {name}"
+_LARGE = "the metrics of this run are too large; {count} values are not kept, as of {name}"
+
+
+class _LeftOut:
+    """What is not kept, counted by the reason: one text for each, however many names there are."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[int, str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """One more; the first name is told."""
+        count, first = self.found.get(reason, (0, name))
+        self.found[reason] = (count + 1, first)
+
+    def texts(self) -> list[str]:
+        """A sentence for each reason."""
+        return [
+            reason.format(count=count, name=_short(name))
+            for reason, (count, name) in self.found.items()
+        ]
+
+
+_MANY = f"more than {NAMES} names were logged; {{count}} values of later ones are not kept, {{name}} the first"
+_DAMAGED = "{count} logged values cannot be read and are not kept; the first is of metric {name}"
+_LARGE = "the metrics of this run are too large; {count} values are not kept, of {name} the first"
+
+
 def merge_metrics(
     events: Iterable[Mapping[str, Any]],
     read: Callable[[str], bytes] | None = None,
@@ -55,38 +105,53 @@ def merge_metrics(
 
     Of tables (columns by name) and images (where the bytes are) the last one logged counts.  `read` returns a
     file of `data/` by its SHA-256: without it a value too long for an event is left out.  Limits that were
-    reached are told in `warnings`, once each.
+    reached are told in `warnings`, one text for each with a count.  All events are read in any case.
     """
     series: dict[str, _Series] = {}
     whole: dict[str, Any] = {}
-    told: dict[str, None] = {}
+    left_out = _LeftOut()
     size = 0
     for event in events:
         if event.get("type") != "metric":
             continue
         name = str(event.get("name", ""))[:TEXT]
-        if name not in series and name not in whole and len(series) + len(whole) >= NAMES:
-            told[f"more than {NAMES} names were logged; {name!r} and later ones are not kept"] = None
+        new = name not in series and name not in whole
+        if new and len(series) + len(whole) >= NAMES:
+            left_out.add(_MANY, name)
+            continue
+        if size > SIZE:
+            left_out.add(_LARGE, name)
             continue
         try:
             value = _value(event, read)
-        except (OSError, ValueError, KeyError, TypeError):  # damaged, or written by something else
-            told[f"a value of metric {name!r} cannot be read and is not kept"] = None
+            size += _weight(value) + (_weight(name) if new else 0)
+        # damaged, written by something else, or far too big
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfinedError):
+            left_out.add(_DAMAGED, name)
             continue
-        size += _weight(value)
         if size > SIZE:
-            told[f"the metrics of this run are too large; {name!r} and later values are not kept"] = None
-            break
-        if event.get("kind") in ("table", "image"):
+            left_out.add(_LARGE, name)
+        elif event.get("kind") in ("table", "image"):
             whole[name] = value
         else:
             _add(series.setdefault(name, _Series()), value)
-    for name, one in series.items():
-        if one.stride > 1:
-            told[f"metric {name!r} has {one.seen} values; one in {one.stride} is kept"] = None
     if warnings is not None:
-        warnings.extend(told)
+        warnings += [*left_out.texts(), *_thinned(series)]
     return {**{name: one.value() for name, one in series.items()}, **whole}
+
+
+def _thinned(series: Mapping[str, _Series]) -> list[str]:
+    thinned = [(one.seen, one.stride, name) for name, one in series.items() if one.stride > 1]
+    if not thinned:
+        return []
+    seen, stride, name = max(thinned)
+    others = f" {len(thinned) - 1} other metrics are thinned as well." if len(thinned) > 1 else ""
+    return [f"metric {_short(name)} has {seen} values; one in {stride} is kept.{others}"]
+
+
+def _short(name: str) -> str:
+    """A name as a message holds it: it may be a thousand characters of anything."""
+    return repr(name if len(name) <= SHORT else name[:SHORT] + "...")
 
 
 def _add(series: _Series, value: object) -> None:
@@ -119,11 +184,14 @@ def _restored(value: Any) -> Any:
     return value
 
 
-def _weight(value: object) -> int:
+def _weight(value: object, level: int = 0) -> int:
+    """Bytes of a value in a record, at most.  Raises ValueError for one that is nested too deeply to be read."""
     if isinstance(value, str):
-        return 1 + len(value)
-    if isinstance(value, list):
-        return 1 + sum(map(_weight, value))
-    if isinstance(value, dict):
-        return 1 + sum(len(str(name)) + _weight(item) for name, item in value.items())
-    return 1
+        return 1 + len(plainjson.dumps(value))
+    if isinstance(value, (list, dict)):
+        if level == LEVELS:
+            raise ValueError("too many levels")
+        names = sum(map(_weight, value)) if isinstance(value, dict) else 0
+        inside = value.values() if isinstance(value, dict) else value
+        return 3 + names + sum(_weight(item, level + 1) for item in inside)
+    return max(NUMBER, len(str(value)))

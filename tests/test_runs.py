@@ -24,6 +24,7 @@ from aml_jupyter.sealed import seal, unseal
 from tests.made_runs import (
     PROJECT,
     Project,
+    change,
     end,
     ended_identity,
     finished,
@@ -186,6 +187,24 @@ def test_an_ending_is_written_once(home: str) -> None:
     assert runs.write_record(directory, first.replace(status="Completed")) is False
     assert runs.write_record(directory, first.replace(status="Running")) is False
     assert runs.load_record(directory).status == "Failed"
+
+
+def test_a_record_that_could_not_be_read_again_is_cut_and_says_so(home: str) -> None:
+    directory = finished(home)
+    change(directory, not_kept=("x" * 4000,) * 40_000, metrics={"a": 1})
+    record = runs.load_record(directory)
+    assert record.metrics == {"a": 1}
+    assert len(record.not_kept) == 100
+    assert "too large" in record.warnings[-1]
+    change(directory, metrics={"a": ["x" * 1000] * 80_000}, warnings=("w",))
+    record = runs.load_record(directory)
+    assert record.metrics == {}
+    assert record.warnings[0] == "w"
+    assert "metrics are not in the record" in record.warnings[-1]
+    with pytest.raises(HistoryError) as raised:
+        change(directory, params={"a": "x" * (65 << 20)})
+    assert raised.value.code == "record.too_big"
+    assert runs.load_record(directory) == record
 
 
 def test_what_became_of_the_artifacts_may_be_told_after_the_ending(home: str) -> None:

@@ -6,8 +6,10 @@ import datetime as dt
 import decimal
 import json
 import math
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aml_jupyter import values
+from aml_jupyter import runs, values
+from aml_jupyter.confined import Root
 from aml_jupyter.errors import ValueTransferError
 from aml_jupyter.metrics import NAMES, POINTS, merge_metrics
+from tests.made_runs import change, finished
 from tests.requirements import python_versions
 
 BERLIN = dt.timezone(dt.timedelta(hours=1))
@@ -310,6 +314,52 @@ def test_names_and_sizes_have_limits_that_are_told() -> None:
     merged = merge_metrics([metric("a", 1), metric("b", [0] * (2 << 20)), metric("c", 2)], warnings=told)
     assert merged == {"a": 1}
     assert "too large" in told[0]
+
+
+def test_whatever_a_run_logs_its_record_can_be_read_again(home: str) -> None:
+    told: list[str] = []
+    names = [metric("\U0001f600" * 900 + str(i), i) for i in range(75_000)]
+    texts = [metric(names[0]["name"], ["\U0001f600" * 9000] * 20)] * 20
+    merged = merge_metrics([*names, *texts], warnings=told)
+    assert len(merged) == NAMES
+    assert len(told) == 2
+    assert max(map(len, told)) < 300
+    assert f"{75_000 - NAMES} values" in told[0]
+    directory = finished(home)
+    change(directory, metrics=merged, warnings=tuple(told))
+    assert os.path.getsize(directory.run_json) < 32 << 20
+    assert runs.load_record(directory).metrics == merged
+
+
+def test_events_behind_metrics_that_are_too_large_are_still_read() -> None:
+    seen = []
+    told: list[str] = []
+
+    def events() -> Iterator[dict[str, Any]]:
+        for number in range(5):
+            yield metric(f"m{number}", [0] * (2 << 20))
+            seen.append(number)
+
+    assert merge_metrics(events(), warnings=told) == {}
+    assert seen == [0, 1, 2, 3, 4]
+    assert [text for text in told if "5 values are not kept" in text] == told
+
+
+def test_values_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> None:
+    deep: object = "NaN"
+    for _ in range(100_000):
+        deep = [deep]
+    (tmp_path / "long").write_bytes(b"0" * 100)
+
+    def read(name: str) -> bytes:
+        with Root(str(tmp_path)) as root:
+            return root.read_bytes(name, 10)
+
+    in_file = [metric("f", {"$data": name, "encoding": "json"}) for name in ("long", "missing", "../f", "")]
+    damaged = [metric("d", deep, nonfinite=True), metric("e", deep), *in_file]
+    told: list[str] = []
+    assert merge_metrics([*damaged, metric("a", 1)], read=read, warnings=told) == {"a": 1}
+    assert told == ["6 logged values cannot be read and are not kept; the first is of metric 'd'"]
 
 
 def test_a_metric_in_a_file_is_read_and_a_damaged_one_is_told() -> None:

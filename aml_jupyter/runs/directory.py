@@ -101,11 +101,6 @@ class RunDirectory(Value):
         return self.path + "/artifacts.json"
 
     @property
-    def artifacts_lock(self) -> str:
-        """Locked by whoever collects or uploads."""
-        return self.path + "/artifacts.lock"
-
-    @property
     def git_diff(self) -> str:
         """What was not committed when the snapshot was taken, as a patch; absent when there was nothing."""
         return self.path + "/git.diff"

@@ -32,6 +32,9 @@ _EMPTY: Mapping[str, Any] = {}
 # fields that are kept in labels.json
 LABELS = ("name", "description", "tags", "note", "pinned", "hidden")
 _TUPLES = frozenset(["arguments", "environment_names", "environment_secret", "not_kept", "warnings"])
+# of a record that would be larger than is read: paths and warnings that stay, and characters of each
+_FEW = 100
+_SHORT = 1000
 _ENDING = ("status", "reason", "exit_code", "signal", "end_time_utc")
 
 
@@ -106,10 +109,6 @@ class Record(Value):
     def ended(self) -> bool:
         """Whether the ending is written: it never changes again."""
         return self.status in TERMINAL
-
-    def environment_secret_given(self, secrets: Mapping[str, str]) -> bool:
-        """Whether every variable that is kept nowhere is among `secrets`."""
-        return all(name in secrets for name in self.environment_secret)
 
     def to_json(self) -> dict[str, Any]:
         """The document of run.json, without its checksum."""
@@ -213,11 +212,14 @@ def write_record(directory: RunDirectory, record: Record, *, sync: bool = True) 
     """Replace run.json, whole or not at all; False when another ending is there already and stays.
 
     What is known later of an ended run (artifacts, metrics) may be added as long as the ending is the same.
-    Raises FormatError for a run of a newer version, HistoryError `history.no_space`, `history.readonly`,
-    `history.locked`.
+    Of a record that would be too large to be read again the lists and metrics are cut, which it then tells.
+    Raises FormatError for a run of a newer version, HistoryError `record.too_big`, `history.no_space`,
+    `history.readonly`, `history.locked`.
     """
     check_format({"format": record.format}, directory.run_json)
     data = seal(record.to_json())
+    if len(data) > LARGEST:
+        data = _cut(record)
     mark_changed_if_possible(directory)
     with exclusive(directory.path):
         if not _may_replace(directory, record):
@@ -226,6 +228,25 @@ def write_record(directory: RunDirectory, record: Record, *, sync: bool = True) 
     # again: a reader may have taken the first mark with the record that was there before
     mark_changed_if_possible(directory)
     return True
+
+
+def _cut(record: Record) -> bytes:
+    """A record that can be read again: without what is the least loss, and a warning that says so."""
+    listed = tuple(text[:_SHORT] for text in record.not_kept[:_FEW])
+    warnings = tuple(text[:_SHORT] for text in record.warnings[:_FEW])
+    told = f"{_FEW} paths and warnings are in the record: with all of them it was too large to be read"
+    cut = record.replace(not_kept=listed, warnings=(*warnings, told))
+    data = seal(cut.to_json())
+    if len(data) > LARGEST:
+        told = "the metrics are not in the record: with them it was too large to be read"
+        data = seal(cut.replace(metrics={}, warnings=(*cut.warnings, told)).to_json())
+    if len(data) > LARGEST:
+        raise HistoryError(
+            f"the record of {record.run_id} would have {len(data)} bytes; at most {LARGEST} are read",
+            code="record.too_big",
+            hint="Give the run shorter arguments, parameters and variables; put what is long into a file.",
+        )
+    return data
 
 
 def mark_changed_if_possible(directory: RunDirectory) -> None:
