@@ -318,6 +318,39 @@ def test_H11_labels_have_limits(home: str, labels: dict[str, object]) -> None:
     assert runs.read_labels(directory) == runs.Labels()
 
 
+def test_H8_labels_of_a_newer_version_are_read_and_never_written(home: str) -> None:
+    directory = finished(home)
+    newer = seal({"format": 2, "name": "theirs", "colour": "red"})
+    with open(directory.labels_json, "wb") as file:
+        file.write(newer)
+    assert runs.read_record(directory).name == "theirs"
+    with pytest.raises(FormatError) as raised:
+        runs.set_labels(directory, name="mine")
+    assert raised.value.code == "record.newer"
+    with open(directory.labels_json, "rb") as file:
+        assert file.read() == newer
+
+
+def test_H8_labels_keep_the_keys_of_another_version_of_the_same_format(home: str) -> None:
+    directory = finished(home)
+    with open(directory.labels_json, "wb") as file:
+        file.write(seal({"format": 1, "note": "n", "colour": "red"}))
+    runs.set_labels(directory, name="mine")
+    with open(directory.labels_json, "rb") as file:
+        document = unseal(file.read(), "")
+    assert {**document, "tags": {}} == document
+    assert (document["name"], document["note"], document["colour"]) == ("mine", "n", "red")
+
+
+def test_labels_that_could_not_be_read_again_are_not_written(home: str) -> None:
+    directory = finished(home)
+    runs.set_labels(directory, name="n")
+    with pytest.raises(UsageError) as raised:
+        runs.set_labels(directory, tags={str(number): "\U0001f600" * 5000 for number in range(30)})
+    assert raised.value.code == "label.invalid"
+    assert runs.read_labels(directory).name == "n"
+
+
 def test_damaged_labels_do_not_hide_the_run(home: str) -> None:
     directory = finished(home)
     runs.set_labels(directory, name="x")

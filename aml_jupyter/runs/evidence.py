@@ -35,6 +35,8 @@ SILENCE = 30.0
 STARTING = 3.0
 # kinds whose job is a process that this machine can look at
 HERE = ("local",)
+# bytes of what people may add to a run, and of other small files of ours
+LARGEST_LABELS = 1 << 20
 _SMALL = 1 << 20
 _TAIL = 4096
 
@@ -242,11 +244,19 @@ class Labels(Value):
 
 def read_labels(directory: RunDirectory) -> Labels:
     """What people added to a run.  Raises HistoryError `record.corrupt`."""
-    try:
-        document = unseal(read_bounded(directory.labels_json, _SMALL), directory.labels_json)
-    except MissingFile:
+    document = labels_document(directory)
+    if document is None:
         return _NO_LABELS
     return Labels(**{name: document[name] for name in Labels._fields if name in document})
+
+
+def labels_document(directory: RunDirectory) -> dict[str, Any] | None:
+    """All of labels.json, or None when nothing was added.  Raises HistoryError `record.corrupt`."""
+    path = directory.labels_json
+    try:
+        return unseal(read_bounded(path, LARGEST_LABELS), path)
+    except MissingFile:
+        return None
 
 
 _NO_LABELS = Labels()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from aml_jupyter.confined import write_atomic
 from aml_jupyter.errors import UsageError
-from aml_jupyter.job import FORMAT
+from aml_jupyter.job import FORMAT, check_format
 from aml_jupyter.locks import exclusive
 from aml_jupyter.runs.directory import RunDirectory, mark_changed, with_reserve
-from aml_jupyter.runs.evidence import read_labels
+from aml_jupyter.runs.evidence import LARGEST_LABELS, Labels, labels_document
 from aml_jupyter.sealed import seal
 
 TYPE_CHECKING = False
@@ -33,20 +33,27 @@ def set_labels(
 ) -> None:
     """Change what is given, keep the rest; `tags` are added as `NAME` or `NAME=VALUE`.
 
-    An empty name, note or description removes it.  Raises UsageError `label.invalid`.
+    An empty name, note or description removes it; keys of another version stay.  Raises UsageError
+    `label.invalid`, FormatError for labels of a newer version, HistoryError `record.corrupt`.
     """
     added = parse_tags(tags)
     changes: dict[str, Any] = {"name": name, "note": note, "description": description}
     changes = {key: _checked(key, text) for key, text in changes.items() if text is not None}
     changes.update({k: v for k, v in (("pinned", pinned), ("hidden", hidden)) if v is not None})
     with exclusive(directory.path + "/labels.lock"):
-        labels = {**read_labels(directory).as_dict(), **changes}
+        before = labels_document(directory) or {"format": FORMAT}
+        check_format(before, directory.labels_json)
+        labels = {**Labels().as_dict(), **before, **changes}
         kept = {key: value for key, value in labels["tags"].items() if key not in set(remove_tags)}
         labels["tags"] = {**kept, **added}
         if len(labels["tags"]) > MOST_TAGS:
             raise UsageError(f"a run has at most {MOST_TAGS} tags", code="label.invalid")
         labels["name"] = labels["name"] or None
-        data = seal({"format": FORMAT, **labels})
+        data = seal({**labels, "format": FORMAT})
+        if len(data) > LARGEST_LABELS:
+            raise UsageError(
+                f"the labels of a run have at most {LARGEST_LABELS} bytes together", code="label.invalid"
+            )
         mark_changed(directory)
         with_reserve(directory.labels_json, lambda: write_atomic(directory.labels_json, data))
         mark_changed(directory)
