@@ -372,6 +372,26 @@ def test_what_a_killed_collection_moved_is_taken_in_by_the_next(run: RunDirector
     }
 
 
+def test_a_collection_that_is_done_again_removes_no_file_of_the_script(
+    run: RunDirectory, outputs: Path
+) -> None:
+    names = ["outputs/.aml-mine.tmp", "outputs/.aml-0123456789abcde.tmp", "outputs/.aml-0123456789ABCDEF.tmp"]
+    for name in names:
+        (outputs / name.partition("/")[2]).write_bytes(b"mine")
+    store = FolderStore(run.home + "/artifacts")
+    prefix = store.claim(run.run_id, runs.load_record(run).uuid)
+    # what a killed collection had moved, and what it was writing
+    for name in os.listdir(outputs):
+        Path(store.path, prefix, "outputs").mkdir(parents=True, exist_ok=True)
+        os.rename(outputs / name, Path(store.path, prefix, "outputs", name))
+    half = Path(store.path, prefix, "outputs/.aml-0123456789abcdef.tmp")
+    half.write_bytes(b"half")
+    assert paths(artifacts.collect(run)) == sorted(names)
+    assert not half.exists()
+    assert artifacts.read_artifact(run, ".aml-mine.tmp") == b"mine"
+    assert [one.key for one in store.list(prefix)] == sorted(f"{prefix}/{name}" for name in names)
+
+
 def test_another_run_of_the_same_id_is_not_overwritten(run: RunDirectory, outputs: Path) -> None:
     FolderStore(run.home + "/artifacts").claim(run.run_id, "another-uuid")
     (outputs / "a").write_bytes(b"x")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from aml_jupyter.confined import FileFault, FileThere, Root, check_name
+from aml_jupyter.confined import FileFault, FileThere, Root, check_name, is_temporary
 from aml_jupyter.errors import ArtifactError, ConfinedError
 from aml_jupyter.frozen import Value
 
@@ -114,7 +114,7 @@ class FolderStore:
         """Remove what killed writers left below a prefix that nobody else writes to now."""
         check_key(prefix)
         with _Faults(prefix), Root.create(self.path) as root:
-            left = [entry.path for entry in root.walk(prefix) if _is_temporary(entry.name)]
+            left = [entry.path for entry in root.walk(prefix) if is_temporary(entry.name)]
             for path in left:
                 root.remove_tree(path)
 
@@ -148,7 +148,7 @@ class FolderStore:
             try:
                 with Root(self.path) as root:
                     for entry in root.walk(prefix):
-                        if entry.kind == "file" and entry.name != _OWNER and not _is_temporary(entry.name):
+                        if entry.kind == "file" and entry.name != _OWNER and not is_temporary(entry.name):
                             yield Stored(key=entry.path, size=entry.size)
             except FileFault as error:
                 if error.code not in ("path.missing", "path.not_folder"):
@@ -163,11 +163,6 @@ class FolderStore:
         except ArtifactError as error:
             if error.code != "artifact.unknown":
                 raise
-
-
-def _is_temporary(name: str) -> bool:
-    # what a killed writer left behind
-    return name.startswith(".aml-") and name.endswith(".tmp")
 
 
 def check_key(key: str) -> None:

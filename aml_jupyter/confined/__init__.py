@@ -17,7 +17,15 @@ import os
 import stat
 
 from aml_jupyter.confined import files, tree
-from aml_jupyter.confined.files import copy_fd, make_root, open_regular, read_bounded, sync, write_atomic
+from aml_jupyter.confined.files import (
+    copy_fd,
+    is_temporary,
+    make_root,
+    open_regular,
+    read_bounded,
+    sync,
+    write_atomic,
+)
 from aml_jupyter.confined.names import FileFault, FileThere, MissingFile, check_found, check_name, shown
 from aml_jupyter.confined.tree import Budget, Entry, remove_tree, scan
 from aml_jupyter.errors import ConfinedError
@@ -37,6 +45,7 @@ __all__ = [
     "Root",
     "check_name",
     "copy_fd",
+    "is_temporary",
     "make_root",
     "open_regular",
     "read_bounded",

@@ -176,6 +176,16 @@ def temporary_name() -> str:
     return f".aml-{os.urandom(8).hex()}.tmp"
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that `temporary_name` gives, and nobody's own that only looks like it."""
+    middle = name[len(".aml-") : -len(".tmp")]
+    return (
+        len(name) == len(".aml-.tmp") + 16
+        and name == f".aml-{middle}.tmp"
+        and not middle.strip("0123456789abcdef")
+    )
+
+
 def replace(
     name: str,
     dir_fd: int,
