@@ -365,3 +365,15 @@ aml_run.log("many", ["x"] * {size // 10})
     assert full["data"] == {"text/plain": "é" * size, "application/json": {"k": ["é" * size]}}
     assert len(restored(outcome.of("metric")[0], outcome.data)["value"]) == size // 10
     assert json.dumps(outcome.events)
+
+
+@every_python
+def test_what_is_wrapped_is_still_found_where_it_is_from(tmp_path: Path, version: str) -> None:
+    source = """
+import os, pickle, subprocess
+assert pickle.loads(pickle.dumps(os.system)) is os.system
+start = subprocess.Popen._execute_child
+assert (start.__module__, start.__qualname__) == ("subprocess", "Popen._execute_child"), start
+"""
+    outcome = run_script(tmp_path, VERSIONS[version], source)
+    assert (outcome.status, outcome.err) == (0, "")

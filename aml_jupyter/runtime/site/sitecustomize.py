@@ -151,6 +151,7 @@ def _flush_before_programs(module):
         _flush()
         return start(self, *args, **kwargs)
 
+    _execute_child.__module__, _execute_child.__qualname__ = start.__module__, start.__qualname__
     module.Popen._execute_child = _execute_child
 
 
@@ -162,6 +163,7 @@ def _flush_before_shell(module):
         return system(command)
 
     flush_and_run.__name__ = flush_and_run.__qualname__ = "system"
+    flush_and_run.__module__ = module.__name__  # pickle looks it up there
     flush_and_run.__doc__ = system.__doc__
     module.system = flush_and_run
 
