@@ -78,6 +78,30 @@ def test_a_checkout_without_a_commit_says_why_there_is_no_patch(checkout: Path) 
     assert not Path(directory.git_diff).exists()
 
 
+CREDENTIALS = (".pgpass", ".aws/credentials", "deep/kaggle.json", "keys/id_ed25519_sk", ".ssh/config")
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_X3_what_a_snapshot_leaves_out_as_a_credential_is_in_no_patch(checkout: Path, name: str) -> None:
+    secret = checkout / name
+    secret.parent.mkdir(parents=True, exist_ok=True)
+    secret.write_text("old planted words\n" * 9)
+    (checkout / ".env.example").write_text("TOKEN=\n")
+    git("add", "-f", ".")
+    git("commit", "-q", "-m", "first")
+    secret.write_text("old planted words\n" * 9 + "new planted words\n")
+    (checkout / ".env.example").write_text("TOKEN=yours\n")
+    for moved in (False, True):
+        if moved:
+            git("mv", name, "renamed.pem")
+        record, directory = run()
+        patch = Path(directory.git_diff).read_bytes()
+        assert record.git is not None
+        assert record.git["dirty"]
+        assert b"+TOKEN=yours" in patch
+        assert b"planted" not in patch
+
+
 def test_X3_a_login_in_the_address_of_a_remote_is_not_kept(checkout: Path, home: str) -> None:
     git("add", "script.py")
     run()

@@ -16,7 +16,7 @@ from aml_jupyter.snapshot.ignore import Rule, RuleList, parse, parse_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
 IGNORE_FILES = (".gitignore", ".amlignore")
 IGNORE_LIMIT = 4 << 20
@@ -93,6 +93,19 @@ def usually_left_out() -> RuleList:
     if _left_out is None:
         _left_out = _builtin(_LEFT_OUT)
     return _left_out
+
+
+def usually_out(path: str) -> bool:
+    """Whether the built-in rules leave out a file of the project, or a folder it lies in."""
+    rules = usually_left_out()
+    raw = os.fsencode(path)
+    ends = [at for at, byte in enumerate(raw) if byte == 47]
+    above = ((raw[:end], True) for end in ends)
+    for part, is_folder in (*above, (raw, False)):
+        rule = rules.last(part.rpartition(b"/")[2], part, is_folder)
+        if rule is not None and not rule.negated:
+            return True
+    return False
 
 
 class Context:
@@ -221,8 +234,3 @@ def _above(pattern: str) -> list[str]:
             break
         literal.append(part)
     return ["/".join(literal[: depth + 1]) for depth in range(len(literal))]
-
-
-def read_ignore_files(names: Iterable[str], read: Callable[[str], bytes]) -> dict[str, bytes]:
-    """The texts of the ignore files among a folder's names."""
-    return {name: read(name) for name in IGNORE_FILES if name in names}

@@ -5,33 +5,12 @@ from __future__ import annotations
 import os
 
 from aml_jupyter.frozen import Value
+from aml_jupyter.snapshot.excludes import usually_out
 
 _DIFF_LIMIT = 16 << 20
 _SECONDS = 30
-# the diff goes into the run's record: nothing that a snapshot leaves out as a credential may be in it
-_LEAVE_OUT = (
-    "aml_config/*.compute*",
-    ".env",
-    ".env.*",
-    ".envrc",
-    "*.pem",
-    "*.key",
-    "*.p12",
-    "*.pfx",
-    "*.ppk",
-    "id_rsa*",
-    "id_dsa*",
-    "id_ecdsa*",
-    "id_ed25519*",
-    ".netrc",
-    ".pypirc",
-    ".npmrc",
-    ".git-credentials",
-    "secrets.*",
-    "credentials*",
-    "*.tfvars",
-    "*.tfstate*",
-)
+# a snapshot sends these without their passwords
+_COMPUTE_FILES = ":(exclude,glob)**/aml_config/*.compute*"
 # a submodule has a configuration of its own, and what is changed in it is in no patch
 _OWN_FILES = ("--ignore-submodules=dirty", "--", ".")
 _SETTINGS = ("core.fsmonitor=false", "core.quotePath=true", "diff.external=", "core.hooksPath=/dev/null")
@@ -110,8 +89,13 @@ def _own_filters(root: str, timeout: float) -> list[str] | None:
 def _diff(root: str, timeout: float, commit: str, filters: list[str]) -> tuple[bytes, str]:
     if not commit:
         return b"", "there is no commit yet"
-    paths = [f":(exclude,glob)**/{pattern}" for pattern in _LEAVE_OUT]
-    options = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--relative")
+    options = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--relative")
+    names = _git(root, timeout, *filters, "diff", *options, "--name-only", "-z", "HEAD", *_OWN_FILES)
+    if names is None:
+        return b"", "git could not make it"
+    # the diff goes into the run's record: nothing that a snapshot leaves out may be in it
+    out = [path for path in map(os.fsdecode, names.split(b"\0")) if path and usually_out(path)]
+    paths = (_COMPUTE_FILES, *(f":(exclude,literal){path}" for path in out))
     diff = _git(root, timeout, *filters, "diff", *options, "HEAD", *_OWN_FILES, *paths)
     if diff is None:
         return b"", "git could not make it"
