@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 HERE = sys.version_info[:2]
-SHARE = "AZUREML_NATIVE_SHARE_DIRECTORY"
 # a line for IPython: %magic, !command, ?name, name?, and the forms that assign
 _MAGIC = re.compile(r"^(\s*)(?:([\w.,\s\[\]*]+?)\s*=\s*)?(%%?|!!?|\?\??)(?=\S)(.*)$")
 _HELP = re.compile(r"^(\s*)(%{0,2}[\w.*]+)\?\??\s*$")
@@ -49,7 +48,6 @@ class Findings(Value):
 
     magic_lines: tuple[MagicLine, ...] = ()
     warnings: tuple[str, ...] = ()
-    uses_share: bool = False
     unknown: tuple[str, ...] = ()  # names that neither the cell, the kernel nor Python defines
 
 
@@ -106,7 +104,6 @@ def check(
     return Findings(
         magic_lines=magic_lines,
         warnings=tuple(warnings),
-        uses_share=SHARE in source,
         unknown=tuple(name for name in names if not _is_builtin(name, ())),
     )
 

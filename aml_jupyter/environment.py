@@ -56,17 +56,6 @@ class Spark(Value):
         """SHA-256 of what is asked for."""
         return _digest([sorted(self.configuration.items()), self.repositories, sorted(set(self.packages))])
 
-    def submit_arguments(self) -> tuple[str, ...]:
-        """The settings as `spark-submit` takes them."""
-        arguments: list[str] = []
-        if self.repositories:
-            arguments += ["--repositories", ",".join(self.repositories)]
-        if self.packages:
-            arguments += ["--packages", ",".join(self.packages)]
-        for name, value in self.configuration.items():
-            arguments += ["--conf", f"{name}={value}"]
-        return tuple(arguments)
-
 
 class Environment(Value):
     """What a run needs besides the project; a part is None where no file says anything of it."""

@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 
+from aml_jupyter.config import SHARE_BASE
 from aml_jupyter.confined import (
     Budget,
     ConfinedError,
@@ -36,7 +37,7 @@ VARIABLE = "AZUREML_NATIVE_SHARE_DIRECTORY"
 # scripts and notebooks of 2018 hold this path literally
 IN_CONTAINER = "/azureml-share/"
 
-_BASE_LINE = "nativeSharedDirectory: ~/.azureml/share/"
+_BASE_LINE = f"nativeSharedDirectory: {SHARE_BASE}"
 _VOLUMES_LINE = "sharedVolumes: true"
 _CONTAINERS = ("docker", "remotedocker")
 _HERE = ("local", "docker")

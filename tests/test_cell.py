@@ -211,11 +211,6 @@ def test_paths_that_leave_the_project_are_warned_of() -> None:
     assert warned("print('well .. then', '...', 'https://x/../y', '/home/u/project2/x', '..a/b')") == ""
 
 
-def test_use_of_the_share_is_seen() -> None:
-    assert check("import os\nos.environ['AZUREML_NATIVE_SHARE_DIRECTORY']").uses_share
-    assert not check("1").uses_share
-
-
 def test_K1_text_that_no_file_can_hold_is_refused_with_its_line() -> None:
     with pytest.raises(CellError, match=r"line 2.*half of a character"):
         to_bytes("x = 1\ny = '\ud800'")

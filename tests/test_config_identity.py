@@ -253,6 +253,7 @@ def test_a_process_killed_while_registering_leaves_no_damage(tmp_path: Path, hom
         ("My Project (2)", "My-Project--2"),
         ("...", "project"),
         ("CON", "project-CON"),
+        ("lpt²", "project-lpt²"),
         ("été", "été"),
         ("a" * 300, "a" * 100),
         (os.fsdecode(b"caf\xe9"), "caf"),

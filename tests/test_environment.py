@@ -90,14 +90,8 @@ def test_spark_settings_are_read_and_become_arguments_of_spark_submit(tmp_path: 
         "spark.dynamicAllocation.enabled": "false",
         "spark.network.timeout": "3600",
     }
-    assert found.spark.submit_arguments()[:6] == (
-        "--repositories",
-        "https://mmlspark.azureedge.net/maven",
-        "--packages",
-        "com.microsoft.ml.spark:mmlspark_2.11:0.7.91,org.example:two:2.10",
-        "--conf",
-        "spark.driver.cores=8",
-    )
+    assert found.spark.repositories == ("https://mmlspark.azureedge.net/maven",)
+    assert found.spark.packages == ("com.microsoft.ml.spark:mmlspark_2.11:0.7.91", "org.example:two:2.10")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +102,7 @@ def test_settings_that_are_all_comments_ask_for_nothing(tmp_path: Path, text: st
     assert found.conda is not None
     assert found.spark is not None
     assert found.conda.dependencies == ()
-    assert found.spark.submit_arguments() == ()
+    assert (found.spark.configuration, found.spark.repositories, found.spark.packages) == ({}, (), ())
 
 
 def test_absent_files_of_the_template_are_no_part(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 
-from aml_jupyter.config import cache, models, parse, yamlfile
+from aml_jupyter.config import SHARE_BASE, cache, models, parse, yamlfile
 from aml_jupyter.config.identity import name_problem
 from aml_jupyter.config.problems import nearest
 from aml_jupyter.confined import write_atomic
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from aml_jupyter.config.yamlfile import Node
 
 IMAGE = "microsoft/mmlspark:plus-0.9.9"
-SHARE_BASE = "~/.azureml/share/"
 
 # what each kind's file holds, in the order the Workbench wrote it; None is written as null
 _TEMPLATES: dict[str, dict[str, Any]] = {

@@ -8,6 +8,7 @@ import re
 import sys
 
 from aml_jupyter.config import cache
+from aml_jupyter.confined.names import is_device
 from aml_jupyter.errors import ConfigError
 from aml_jupyter.frozen import Value
 
@@ -20,8 +21,7 @@ WORKSPACE = "default"
 SCOPE_FILES = (".azureml/project.json", "aml_config/project.json")
 
 _LONGEST = 128
-# compiled where they are used: a warm run needs neither
-_RESERVED = r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?"
+# compiled where it is used: a warm run does not need it
 _FORBIDDEN = r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]'
 
 
@@ -60,7 +60,7 @@ def name_problem(name: str) -> str:
         return f"is longer than {_LONGEST} bytes"
     if re.search(_FORBIDDEN, name):
         return 'may not hold / \\ : * ? " < > | or control characters'
-    if re.fullmatch(_RESERVED, name):
+    if is_device(name):
         return "is a name that Windows keeps for a device"
     return ""
 
@@ -265,6 +265,6 @@ def plain_name(root: str) -> str:
     while len(name.encode()) > 100:
         name = name[:-1]
     name = name.strip(".-")
-    if re.fullmatch(_RESERVED, name):
+    if is_device(name):
         name = f"project-{name}"
     return name or "project"

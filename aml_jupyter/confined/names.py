@@ -215,11 +215,16 @@ def _folds_to_path(part: str) -> bool:
     return "/" in folded or folded.strip(" ") in ("", ".", "..") or ("\\" in folded and "\\" not in part)
 
 
+def is_device(name: str) -> bool:
+    """Whether Windows keeps a file name for a device, whatever its ending."""
+    return name.split(".", 1)[0].rstrip(" ").upper() in _DEVICES
+
+
 def _unportable(part: str) -> str | None:
     if not _FORBIDDEN.isdisjoint(part):
         return 'it holds one of <>:"|?*\\, which Windows does not allow'
     if part[-1] in ". " or part[0] == " ":
         return "a component begins with a space or ends with a space or dot"
-    if part.split(".", 1)[0].rstrip(" ").upper() in _DEVICES:
+    if is_device(part):
         return f"'{shown(part)}' is a device on Windows"
     return None

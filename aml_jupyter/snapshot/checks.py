@@ -6,8 +6,10 @@ import os
 import stat
 from struct import unpack_from
 
+from aml_jupyter.confined.names import is_device
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.plainjson import loads
+from aml_jupyter.printable import shown_size
 from aml_jupyter.snapshot.scan import FILES, HIDDEN, LINES, NAMES, SIZE, SKIPPED, STATS, WIDTH
 
 TYPE_CHECKING = False
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
 HINT_FILES = 20_000
 _SHOWN = 10
 _MOST_LINKS = 40  # as the kernel does
-_RESERVED = frozenset(
-    ["con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))]
-)
 
 
 def before_reading(scan: Scan, builder: Builder) -> None:
@@ -99,15 +98,6 @@ def ignore_line(path: str) -> str:
     """The line of an ignore file that leaves out exactly this path."""
     text = "".join("\\" + char if char in "*?[\\" else char for char in path)
     return "/" + (text[:-1] + "\\ " if text.endswith(" ") else text)
-
-
-def size_text(size: int) -> str:
-    """A size for people."""
-    if size < 1024:
-        return f"{size} bytes"
-    if size < 1 << 20:
-        return f"{size / 1024:.1f} KiB"
-    return f"{size / (1 << 20):.1f} MiB"
 
 
 def changed(paths: list[str]) -> SnapshotError:
@@ -188,15 +178,15 @@ def largest(now: dict[str, Record]) -> list[tuple[int, str]]:
 def _too_large(scan: Scan, builder: Builder, counted: int) -> SnapshotError:
     limit = scan.rules.max_bytes
     top = largest(scan.now)
-    lines = [f"{size_text(size):>11}  {shown(path)}  ({why_sent(builder, path)})" for size, path in top]
+    lines = [f"{shown_size(size):>9}  {shown(path)}  ({why_sent(builder, path)})" for size, path in top]
     over, fixes = counted - limit, []
     for size, path in top:
         if over > 0:
             fixes.append(path)
             over -= size
     return SnapshotError(
-        f"the project has {counted} bytes ({size_text(counted)}) to send; a snapshot takes at most {limit} "
-        f"({size_text(limit)}). The largest files:{every(lines)}",
+        f"the project has {counted} bytes ({shown_size(counted)}) to send; a snapshot takes at most {limit} "
+        f"({shown_size(limit)}). The largest files:{every(lines)}",
         code="snapshot.too_large",
         hint="Leave out what the run does not need, by lines in .amlignore:\n"
         + "\n".join(f"  {shown(ignore_line(path))}" for path in fixes)
@@ -324,6 +314,6 @@ def _check_portable(paths: Iterable[str]) -> None:
 
 
 def _is_portable(name: str) -> bool:
-    if name[-1] in ". " or name.split(".", maxsplit=1)[0].casefold().rstrip(" ") in _RESERVED:
+    if name[-1] in ". " or is_device(name):
         return False
     return not any(char in '<>:"|?*\\' or char < " " or "\udc80" <= char <= "\udcff" for char in name)

@@ -11,6 +11,7 @@ import os
 import sys
 from zlib import crc32
 
+from aml_jupyter.confined import write_atomic
 from aml_jupyter.locks import wait_lock
 
 TYPE_CHECKING = False
@@ -86,22 +87,11 @@ def save(store: str, key: Key, memory: Memory) -> None:
         memory.folders,
     )
     body = marshal.dumps(fields)
-    path = f"{store}/seen/{key.name}"
-    staged = f"{path}.{os.getpid()}"
+    head = _MAGIC + crc32(body).to_bytes(4, "big")
     try:
-        with open(staged, "wb", opener=_private) as file:
-            file.write(_MAGIC + crc32(body).to_bytes(4, "big"))
-            file.write(body)
-        os.replace(staged, path)
+        write_atomic(f"{store}/seen/{key.name}", head + body, sync=False)
     except OSError:  # a full or read-only disk
-        try:
-            os.unlink(staged)
-        except OSError:  # never made
-            pass
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+        pass
 
 
 def confirm(store: str, snapshot_id: str) -> bool:

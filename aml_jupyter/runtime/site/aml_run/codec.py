@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 VERSION = "%d.%d" % sys.version_info[:2]
 DEEPEST = 100  # levels of nested containers that JSON takes
 PREVIEW = 200  # characters
-PLAIN = {bool, int, str, type(None)}
 
 
 class ValueTransferError(Exception):
