@@ -506,7 +506,7 @@ def test_an_artifact_that_was_changed_in_the_store_is_not_handed_out(
 
 def test_an_unknown_artifact_names_the_nearest(kept: RunDirectory) -> None:
     with pytest.raises(ArtifactError) as caught:
-        artifacts.open_artifact(kept, "outputs/modle.pkl")
+        artifacts.read_artifact(kept, "outputs/modle.pkl")
     assert "outputs/model.pkl" in caught.value.hint
 
 
@@ -514,7 +514,7 @@ def test_a_rejected_artifact_says_why_it_is_not_there(run: RunDirectory, outputs
     (outputs / "link").symlink_to("/etc/passwd")
     artifacts.collect(run)
     with pytest.raises(ArtifactError) as caught:
-        artifacts.open_artifact(run, "link")
+        artifacts.read_artifact(run, "link")
     assert caught.value.code == "artifact.link_escape"
 
 

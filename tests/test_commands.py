@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aml_jupyter import runs
 from aml_jupyter.runs.rows import KEYS
 from tests.terminal import aml, data, detached
 
@@ -56,7 +57,7 @@ def test_a_run_can_be_found_looked_at_and_taken_apart(project: Path) -> None:
         assert part in shown
 
 
-def test_people_label_runs(project: Path) -> None:
+def test_people_label_runs(project: Path, home: str) -> None:
     run = detached("script.py")
     aml("wait")
     assert data("tag", run, "a", "b=2")["tags"] == {"a": "", "b": "2"}
@@ -67,6 +68,11 @@ def test_people_label_runs(project: Path) -> None:
     assert data("pin", "mine", "--off")["pinned"] is False
     assert data("rm", "mine", run) == [run]
     assert data("show", run, status=3)["error"]["code"] == "run.unknown"
+    damaged = detached("script.py")
+    aml("wait")
+    Path(runs.find(damaged, home).labels_json).write_text("{")
+    assert data("rm", damaged, status=5)["error"]["code"] == "record.corrupt"
+    assert data("rm", damaged, "--force") == [damaged]
     for wrong in (["--name", "@x"], ["--name", "x\ny"], [" "], ["x" * 300]):
         assert data("tag", detached("script.py"), *wrong, status=2)["error"]["code"] == "label.invalid"
         aml("wait")
@@ -245,7 +251,9 @@ def test_check_finds_nothing_in_a_sound_history_and_damage_in_a_broken_one(proje
     told = aml("check")
     assert told.returncode == 5
     assert "artifact.corrupt" in told.stdout
-    assert aml("cat", run, "outputs/model.bin").returncode in (0, 5)
+    cat = aml("cat", run, "outputs/model.bin")
+    assert cat.returncode == 5
+    assert "store.corrupt" in cat.stderr
     assert data("get", run, "outputs/model.bin", "-d", "got", status=5)["error"]["code"] == "store.corrupt"
     assert not (project / "got/model.bin").exists()
 

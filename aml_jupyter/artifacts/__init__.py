@@ -2,7 +2,7 @@
 
 collect                   outputs into the store, when the run has ended
 listing, read_manifest    what was kept and what was not, with reasons
-open_artifact, read_artifact, get
+read_artifact, read_blocks, get
 not_kept, rescue          files written outside `outputs`
 ArtifactStore             what a store must do; FolderStore is one
 """
@@ -10,7 +10,7 @@ ArtifactStore             what a store must do; FolderStore is one
 from __future__ import annotations
 
 from aml_jupyter.artifacts.collecting import Limits, collect
-from aml_jupyter.artifacts.downloads import get, open_artifact, read_artifact
+from aml_jupyter.artifacts.downloads import get, read_artifact, read_blocks
 from aml_jupyter.artifacts.manifest import (
     Artifact,
     Manifest,
@@ -39,8 +39,8 @@ __all__ = [
     "get",
     "listing",
     "not_kept",
-    "open_artifact",
     "read_artifact",
+    "read_blocks",
     "read_manifest",
     "rescue",
     "store_of",

@@ -5,22 +5,35 @@ from __future__ import annotations
 import os
 
 from aml_jupyter.artifacts.manifest import Artifact, find, listing, store_of, unknown
-from aml_jupyter.artifacts.store import copy_hashed, corrupt
+from aml_jupyter.artifacts.store import CHUNK, copy_hashed, corrupt
 from aml_jupyter.confined import FileThere, Root, shown
 from aml_jupyter.confined.names import check_found
 from aml_jupyter.errors import ArtifactError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from collections.abc import Iterator
 
     from aml_jupyter.artifacts.manifest import Folder
     from aml_jupyter.artifacts.store import ArtifactStore
 
 
-def open_artifact(directory: Folder, path: str) -> BinaryIO:
-    """An artifact open for reading; the caller closes it.  Raises ArtifactError `artifact.unknown`."""
-    return store_of(directory).open(find(directory, path).key)
+def read_blocks(directory: Folder, path: str) -> Iterator[bytes]:
+    """The bytes of an artifact of any size, block by block.
+
+    Raises ArtifactError `artifact.unknown`, and behind the last block `store.corrupt` when they are not those
+    that were kept.
+    """
+    import hashlib
+
+    item = find(directory, path)
+    hashing = hashlib.sha256()
+    with store_of(directory).open(item.key) as file:
+        while block := file.read(CHUNK):
+            hashing.update(block)
+            yield block
+    if hashing.hexdigest() != item.sha256:
+        raise corrupt(path, item.sha256, hashing.hexdigest())
 
 
 def read_artifact(directory: Folder, path: str, limit: int | None = None) -> bytes:

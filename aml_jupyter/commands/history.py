@@ -199,15 +199,18 @@ def do_pin(options: Namespace, screen: Screen) -> int:
 def arguments_rm(parser: ArgumentParser) -> None:
     """Options of `aml rm`."""
     parser.add_argument("runs", metavar="RUN", nargs="+")
-    parser.add_argument("--force", action="store_true", help="pinned runs too")
+    parser.add_argument(
+        "--force", action="store_true", help="pinned runs too, and runs whose labels are damaged"
+    )
     add_json(parser)
 
 
 def do_rm(options: Namespace, screen: Screen) -> int:
     """Remove runs with their artifacts; all of them are looked up before the first one goes."""
     found = list({one.run_id: one for one in map(find_run, options.runs)}.values())
-    pinned = [one.run_id for one in found if runs.read_labels(one).pinned]
-    if pinned and not options.force:
+    # with --force nobody asks, so that damaged labels do not keep a run for ever
+    pinned = [] if options.force else [one.run_id for one in found if runs.read_labels(one).pinned]
+    if pinned:
         raise UsageError(f"pinned: {', '.join(pinned)}", hint="aml pin RUN --off, or --force")
     for directory in found:
         runs.remove(directory)
