@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 
 from aml_jupyter import runs
-from aml_jupyter.confined import MissingFile, Root, read_bounded, remove_tree
+from aml_jupyter.confined import MissingFile, Root, is_temporary, read_bounded, remove_tree
 from aml_jupyter.errors import AmlError, RunNotFound
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.locks import exclusive
 from aml_jupyter.runs.damage import BEING_MADE, Finding
-from aml_jupyter.runs.directory import project_folders
-from aml_jupyter.runs.removal import REMOVING
+from aml_jupyter.runs.directory import RunDirectory, project_folders
+from aml_jupyter.runs.removal import REMOVING, drop_id, finish_removal, left_of
 from aml_jupyter.snapshot import Store
 
 TYPE_CHECKING = False
@@ -22,12 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aml_jupyter.confined import Entry
-    from aml_jupyter.runs import Record, RunDirectory
+    from aml_jupyter.runs import Record
 
 # working copies of ended runs stay this long, so that what was not kept can still be rescued; seconds
 WORKING_COPY_AGE = 7 * 86400
-# what a writer that was killed leaves behind; a writer that lives is done long before BEING_MADE seconds
-_LEFTOVER = re.compile(r"\.aml-[0-9a-f]{16}\.tmp")
 
 
 class Freed(Value):
@@ -60,13 +57,20 @@ def _collect(home: str, dry_run: bool) -> Freed:
     records = list(_records(directories))
     referenced = {record.snapshot_id for _, record in records} | set(_being_made(unrecorded))
     copies = [one for one, record in records if _is_old_copy(one, record)]
-    leftovers = [*_half_removed(home), *_temporary(home), *_old_runtimes(home, records, half_made)]
-    freed = sum(map(_size, [one.work for one in copies] + [one.path for one in half_made] + leftovers))
+    half_removed, orphans = list(_half_removed(home)), list(_orphan_ids(home, directories))
+    leftovers = [*_temporary(home), *_old_runtimes(home, records, half_made)]
+    folders = [one.work for one in copies] + [one.path for one in half_made]
+    folders += [folder for one in half_removed for folder in left_of(one)]
+    freed = sum(map(_size, folders + leftovers))
     if not dry_run:
         for one in copies:
             remove_tree(one.work)
         for one in half_made:
             runs.discard(one)
+        for one in half_removed:
+            finish_removal(one)
+        for run_id in orphans:
+            drop_id(home, run_id)
         for path in leftovers:
             _remove(path)
     snapshots = Store(home + "/snapshots").gc(referenced, dry_run=dry_run)
@@ -75,7 +79,7 @@ def _collect(home: str, dry_run: bool) -> Freed:
         snapshot_bytes=snapshots,
         working_copies=len(copies),
         half_made=len(half_made),
-        leftovers=len(leftovers),
+        leftovers=len(leftovers) + len(half_removed) + len(orphans),
     )
 
 
@@ -130,12 +134,30 @@ def _is_old_copy(one: RunDirectory, record: Record) -> bool:
         return False
 
 
-def _half_removed(home: str) -> Iterator[str]:
+def _half_removed(home: str) -> Iterator[RunDirectory]:
     for folder in project_folders(home):
         for name in sorted(os.listdir(folder)):
             # renaming a folder changes its status, not its content's time: one that is young is being removed
             if name.startswith(REMOVING) and _age(os.lstat(f"{folder}/{name}").st_ctime) > BEING_MADE:
-                yield f"{folder}/{name}"
+                yield RunDirectory(f"{folder}/{name}")
+
+
+def _orphan_ids(home: str, directories: list[RunDirectory]) -> Iterator[str]:
+    """Entries among the ids of which there is no run, nor one that is being made or removed."""
+    there = {one.run_id for one in directories}
+    there |= {
+        name[len(REMOVING) :]
+        for folder in project_folders(home)
+        for name in os.listdir(folder)
+        if name.startswith(REMOVING)
+    }
+    try:
+        names = sorted(os.listdir(home + "/ids"))
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name not in there and not is_temporary(name) and _old(f"{home}/ids/{name}", BEING_MADE):
+            yield name
 
 
 def _temporary(home: str) -> Iterator[str]:
@@ -143,7 +165,7 @@ def _temporary(home: str) -> Iterator[str]:
     kept: dict[str, set[str]] = {}
     with Root(home) as root:
         for entry in root.walk(enter=_is_ours):
-            if entry.kind != "file" or not _LEFTOVER.fullmatch(entry.name):
+            if entry.kind != "file" or not is_temporary(entry.name):
                 continue
             if entry.path not in _listed(home, entry.path, kept) and _age(entry.mtime_ns / 1e9) > BEING_MADE:
                 yield f"{home}/{entry.path}"

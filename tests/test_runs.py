@@ -7,7 +7,10 @@ import math
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 
@@ -15,7 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aml_jupyter import processes, runs
+from aml_jupyter import processes, retention, runs
+from aml_jupyter.confined import remove_tree
 from aml_jupyter.errors import AmlError, FormatError, HistoryError, RunNotFound, UsageError
 from aml_jupyter.job import Exit
 from aml_jupyter.runs import Record
@@ -28,6 +32,7 @@ from tests.made_runs import (
     end,
     ended_identity,
     finished,
+    set_back,
     sleeper,
     started,
     submit,
@@ -405,6 +410,24 @@ def test_words_mean_runs_of_the_project_and_ids_any_run(home: str) -> None:
     assert runs.find(there.run_id, home, Project("here")) == there
 
 
+def test_a_reference_looks_once_at_what_changed(home: str) -> None:
+    for _ in range(3):
+        submit(home)
+    program = (
+        "import sys; looks = []\n"
+        "def look(event, given):\n"
+        "    if event == 'os.listdir' and 'dirty' in str(given): looks.append(given)\n"
+        "sys.addaudithook(look)\n"
+        "from aml_jupyter import errors, runs\n"
+        "with runs.History(sys.argv[1]) as history:\n"
+        "    history.count(); looks.clear()\n"
+        "    try: runs.find('nothing-like-it', sys.argv[1], history=history)\n"
+        "    except errors.RunNotFound: print(len(looks))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, home], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
 def test_the_run_of_a_cell_is_the_newest_of_that_cell(home: str) -> None:
     finished(home, cell_id="c1")
     newer = finished(home, cell_id="c1")
@@ -498,6 +521,54 @@ def test_Z4_two_that_remove_a_run_at_once_do_not_disturb_each_other(home: str) -
         assert set(answers) <= {b"removed", b"run.missing", b"run.alive"}
     with runs.History(home) as history:
         assert history.count() == 0
+
+
+@pytest.mark.parametrize("killed_before", ["artifacts", "id", "directory"])
+def test_Z4_gc_finishes_a_removal_that_was_killed(
+    home: str, killed_before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, other = finished(home, artifacts=1), finished(home)
+    stores = {}
+    for one in (directory, other):
+        stores[one] = f"{home}/artifacts/ExperimentRun/{one.run_id}"
+        os.makedirs(stores[one])
+        with open(stores[one] + "/model", "wb") as file:
+            file.write(bytes(1000))
+    with runs.History(home) as history:
+        assert history.count() == 2
+    gone = os.path.dirname(directory.path) + "/.removing-" + directory.run_id
+    runs.mark_changed(directory)
+    os.rename(directory.path, gone)
+    if killed_before != "artifacts":
+        remove_tree(stores[directory])
+    if killed_before == "directory":
+        os.unlink(f"{home}/ids/{directory.run_id}")
+    assert retention.collect_garbage(home).leftovers == 0
+    now = time.time
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: now() + 3600)
+        would = retention.collect_garbage(home, dry_run=True)
+        assert os.path.exists(gone)
+        assert would.leftovers == 1
+        assert would.bytes >= (1000 if killed_before == "artifacts" else 0)
+        assert retention.collect_garbage(home) == would
+    for path in (gone, stores[directory], f"{home}/ids/{directory.run_id}"):
+        assert not os.path.lexists(path)
+    assert os.path.exists(stores[other] + "/model")
+    assert runs.check(home) == []
+    with runs.History(home) as history:
+        assert history.count() == 1
+
+
+def test_Z4_gc_drops_ids_of_runs_that_are_gone_and_no_young_ones(home: str) -> None:
+    directory, half_made = finished(home), runs.create(home, PROJECT)
+    for name in ("old_1", "young_2"):
+        with open(f"{home}/ids/{name}", "wb"):
+            pass
+    for name in ("old_1", directory.run_id):
+        set_back(f"{home}/ids/{name}", 3600)
+    assert retention.collect_garbage(home).leftovers == 1
+    assert sorted(os.listdir(home + "/ids")) == sorted([directory.run_id, half_made.run_id, "young_2"])
 
 
 def test_a_manifest_cannot_have_another_folder_removed(home: str) -> None:

@@ -216,12 +216,18 @@ def _count_runs(folder: str) -> int:
 
 def mark_changed(directory: RunDirectory) -> None:
     """Have readers of the history look at this run again; before and after every change of its files."""
+    mark_id(directory.home, directory.run_id)
+
+
+def mark_id(home: str, run_id: str) -> None:
+    """`mark_changed` for a run that may have no directory any more."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    path = f"{home}/dirty/{run_id}"
     try:
-        os.close(os.open(directory.mark, flags, 0o600))
+        os.close(os.open(path, flags, 0o600))
     except FileNotFoundError:
-        make_root(f"{directory.home}/dirty")
-        os.close(os.open(directory.mark, flags, 0o600))
+        make_root(f"{home}/dirty")
+        os.close(os.open(path, flags, 0o600))
 
 
 def at(home: str, run_id: str) -> RunDirectory | None:

@@ -133,16 +133,16 @@ class History:
         where, values = _Choice(project, None, hidden).where()
         return int(self._ask(f"SELECT count(*) FROM runs{where}", values)[0][0])
 
+    # -- steps of one question, which refreshes before the first
+
     def newest(self, within: str | None = None, *, skip: int = 0, cell_id: str | None = None) -> Found:
         """The newest run of a project or cell, or the one `skip` before it: one or none."""
-        self.refresh()
         more = ("cell_id = ?", [cell_id]) if cell_id is not None else ("", [])
         where, values = _Choice(within, None, True).where(*more)
         return self._found(where, "ORDER BY created DESC, id DESC LIMIT 1 OFFSET ?", [*values, skip])
 
     def best(self, metric: str, direction: str, within: str | None = None) -> Found:
         """The run with the largest (`DESC`) or smallest (`ASC`) last value of a metric: one or none."""
-        self.refresh()
         way = "DESC" if direction == "DESC" else "ASC"
         where, values = _Choice(within, None, False).where("m.key = ?", [metric])
         sql = (
@@ -153,13 +153,11 @@ class History:
 
     def named(self, name: str, within: str | None = None) -> Found:
         """The runs of exactly this name, newest first."""
-        self.refresh()
         where, values = _Choice(within, None, True).where("name = ?", [name])
         return self._found(where, "ORDER BY created DESC LIMIT 100", values)
 
     def with_prefix(self, prefix: str) -> Found:
         """The runs whose id begins so, newest first."""
-        self.refresh()
         where, values = _Choice(None, None, True).where(
             "run_id >= ? AND run_id < ?", [prefix, prefix + _LAST]
         )
@@ -167,7 +165,6 @@ class History:
 
     def recent_words(self, within: str | None = None) -> list[str]:
         """Ids and names of the newest runs: what a mistyped reference may have meant."""
-        self.refresh()
         where, values = _Choice(within, None, True).where()
         found = self._ask(f"SELECT run_id, name FROM runs{where} ORDER BY created DESC LIMIT 300", values)
         return [word for pair in found for word in pair if word]
@@ -422,7 +419,7 @@ class History:
     # -- taking in what changed
 
     def refresh(self) -> None:
-        """Take in what is marked as changed; every question does that by itself."""
+        """Take in what is marked as changed; every question does that by itself, before its first step."""
         db = self._open()
         try:
             marks = os.listdir(self.home + "/dirty")

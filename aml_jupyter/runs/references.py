@@ -42,6 +42,7 @@ def find(
         with History(home) as opened:
             return find(reference, home, project, cell_id=cell_id, history=opened)
     within = project_key(project) if project is not None else None
+    history.refresh()
     if reference.startswith("@"):
         found = _by_word(reference, history, within, cell_id)
     else:

@@ -6,9 +6,9 @@ import fcntl
 import os
 
 from aml_jupyter import processes
-from aml_jupyter.confined import check_name, remove_tree
+from aml_jupyter.confined import remove_tree
 from aml_jupyter.errors import HistoryError
-from aml_jupyter.runs.directory import RunDirectory, mark_changed, not_a_run, unlink_quietly
+from aml_jupyter.runs.directory import RunDirectory, at, mark_changed, mark_id, not_a_run, unlink_quietly
 from aml_jupyter.runs.evidence import job_alive, supervisor_identity
 from aml_jupyter.runs.rows import manifest_of
 
@@ -35,17 +35,39 @@ def remove(directory: RunDirectory) -> None:
         if _names_living_supervisor(directory) or job_alive(directory):
             raise _alive(directory)
         mark_changed(directory)
-        gone = os.path.dirname(directory.path) + "/" + REMOVING + directory.run_id
-        prefix = _artifacts_prefix(directory)
-        os.rename(directory.path, gone)
+        gone = RunDirectory(f"{os.path.dirname(directory.path)}/{REMOVING}{directory.run_id}")
+        os.rename(directory.path, gone.path)
     except FileNotFoundError:
         raise not_a_run(directory) from None
     finally:
         os.close(lock)
-    remove_tree(f"{directory.home}/artifacts/{prefix}")
-    unlink_quietly(f"{directory.home}/ids/{directory.run_id}")
-    mark_changed(directory)
-    remove_tree(gone)
+    finish_removal(gone)
+
+
+def finish_removal(gone: RunDirectory) -> None:
+    """Remove what is left of a run whose directory has the name of one that is being removed."""
+    run_id = gone.run_id[len(REMOVING) :]
+    for folder in left_of(gone)[1:]:
+        remove_tree(folder)
+    drop_id(gone.home, run_id)
+    # the last: by it the removal is found again
+    remove_tree(gone.path)
+
+
+def left_of(gone: RunDirectory) -> list[str]:
+    """The folders that go with a run being removed: its directory, then its artifacts."""
+    run_id = gone.run_id[len(REMOVING) :]
+    if not run_id or os.path.lexists(f"{os.path.dirname(gone.path)}/{run_id}"):
+        return [gone.path]  # put back from a copy: the artifacts are that run's
+    return [gone.path, f"{gone.home}/artifacts/{_artifacts_prefix(gone, run_id)}"]
+
+
+def drop_id(home: str, run_id: str) -> None:
+    """Take a run that is no more from the ids and from the index; one that is there stays."""
+    if not run_id or run_id[0] == "." or at(home, run_id) is not None:
+        return
+    unlink_quietly(f"{home}/ids/{run_id}")
+    mark_id(home, run_id)
 
 
 def _names_living_supervisor(directory: RunDirectory) -> bool:
@@ -54,16 +76,13 @@ def _names_living_supervisor(directory: RunDirectory) -> bool:
     return who is not None and processes.is_alive(who)
 
 
-def _artifacts_prefix(directory: RunDirectory) -> str:
-    plain = "ExperimentRun/" + directory.run_id
-    prefix = str((manifest_of(directory) or {}).get("prefix") or plain)
+def _artifacts_prefix(gone: RunDirectory, run_id: str) -> str:
+    plain = "ExperimentRun/" + run_id
+    prefix = str((manifest_of(gone) or {}).get("prefix") or plain)
     # only what is this run's own: a manifest may be anybody's
-    parts = check_name(prefix)
-    return (
-        prefix
-        if len(parts) == 2 and prefix.startswith(plain) and len(prefix) - len(plain) in (0, 5)
-        else plain
-    )
+    start, rest = prefix[: len(plain)], prefix[len(plain) :]
+    own = start == plain and len(rest) in (0, 5) and "/" not in rest
+    return prefix if own else plain
 
 
 def _alive(directory: RunDirectory) -> HistoryError:
