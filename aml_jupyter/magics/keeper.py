@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from aml_jupyter.magics.page import Page
     from aml_jupyter.runs import Record, RunDirectory
 
-# seconds between two looks at a run that goes on, and between two at a run that nobody looks after
-LOOK, SLOW_LOOK = 1.0, 5.0
+# seconds between two looks at a run that goes on
+LOOK = 1.0
 # the most of unfinished runs that a load of the extension looks at
 MOST = 50
 

@@ -87,8 +87,3 @@ class Page:
             if os.path.isfile(path):
                 return os.path.abspath(path)
         return None
-
-    def show_error(self, kind: str, message: str, lines: list[str]) -> None:
-        """Show a traceback as a failed cell does, without failing the cell."""
-        text = "\n".join(lines) or f"{kind}: {message}"
-        self.write("stderr", text + "\n")
