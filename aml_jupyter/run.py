@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # an artifact that is read into memory may have at most this many bytes, unless said otherwise
 LARGEST_READ = 1 << 30
+# a value that was logged as one may have at most this many bytes
+LARGEST_VALUE = 64 << 20
 # the most of a log that is given as one text, in bytes
 LARGEST_LOG = 64 << 20
 
@@ -130,9 +132,12 @@ class Run:
 
     def _metrics_so_far(self) -> dict[str, Any]:
         from aml_jupyter.collection import read_events
+        from aml_jupyter.follow import payload
         from aml_jupyter.metrics import merge_metrics
 
-        return merge_metrics(read_events(self._directory.events_jsonl))
+        directory = self._directory
+        events = read_events(directory.events_jsonl)
+        return merge_metrics(events, lambda sha256: payload(directory, sha256, LARGEST_VALUE))
 
     def __getitem__(self, name: str) -> Any:
         return self.metrics[name]

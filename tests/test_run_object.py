@@ -98,12 +98,13 @@ def test_metrics_are_known_while_the_run_goes_on(project: Path) -> None:
 
     run = aml_jupyter.submit(
         "local",
-        cell="import aml_run, time\naml_run.log('loss', 3)\nprint('begun', flush=True)\ntime.sleep(60)",
+        cell="import aml_run, time\naml_run.log('loss', 3)\naml_run.log('many', list(range(9000)))\n"
+        "print('begun', flush=True)\ntime.sleep(60)",
     )
     due = time.monotonic() + 30
     while "begun" not in run.logs() and time.monotonic() < due:
         time.sleep(0.02)
-    assert run.metrics == {"loss": 3}
+    assert run.metrics == {"loss": 3, "many": list(range(9000))}
     assert "loss" in run._repr_mimebundle_()["text/plain"]
     run.cancel(kill=True).wait(timeout=30)
 
