@@ -7,12 +7,13 @@ write_cell(job, to_bytes(source), {"df": frame}, ("model",), {"rate": 0.1})
 from __future__ import annotations
 
 import ast
+import keyword
 import os
 import posixpath
 import re
 import sys
 
-from aml_jupyter.errors import CellError
+from aml_jupyter.errors import CellError, ConfinedError
 from aml_jupyter.frozen import Value
 from aml_jupyter.scopes import names_taken
 
@@ -30,6 +31,8 @@ _TIMED = re.compile(r"^(?:time|timeit|prun|memit|lprun)\b((?:\s+-\w+(?:\s+\d+)?)
 _PYTHON_CELLS = ("time", "timeit", "capture", "prun", "memit")
 _EXPANDED = re.compile(r"\{([A-Za-z_]\w*)[^{}]*\}|\$([A-Za-z_]\w*)")
 _MOST_MAGICS = 1000
+# bytes of what a cell was asked for: names, parameters, forms of values
+LARGEST_ASKED = 16 << 20
 # what a kernel has and a run has too, or never needs
 _PROVIDED = frozenset(
     "display get_ipython In Out exit quit open _ __ ___ _i _ii _iii _ih _oh _dh".split()  # noqa: SIM905
@@ -138,6 +141,25 @@ def write_cell(
     _write(job + "/cell.py", source)
     _write(job + "/cell.json", json.dumps(asked).encode("ascii"))
     return sent
+
+
+def outputs_of(job: str) -> tuple[str, ...]:
+    """The names that a cell's `--out` asked for, as its job keeps them; none for a script."""
+    import json
+
+    from aml_jupyter.confined import read_bounded
+
+    try:
+        outputs = json.loads(read_bounded(job + "/cell.json", LARGEST_ASKED))["outputs"]
+    # a script's job has none, and a job's own hand may have made it anything
+    except (ConfinedError, ValueError, RecursionError, KeyError, TypeError):
+        return ()
+    names = outputs if isinstance(outputs, list) else ()
+    return tuple(
+        name
+        for name in names
+        if isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)
+    )
 
 
 def _accepted(outputs: Sequence[str]) -> tuple[str, ...]:

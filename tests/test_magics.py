@@ -6,12 +6,15 @@ import base64
 import hashlib
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.notebooks import Cell, Notebook
+from tests.terminal import environment, until
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"0" * 100).decode()
 
@@ -385,6 +388,94 @@ def test_what_a_value_lacks_is_told_and_the_others_are_there(kernel: Notebook) -
     assert cell.status == "error"
     assert "bad" in cell.error
     assert kernel.run("print(good)").text() == "1\n"
+
+
+UNASKED = r"""
+import sys
+from aml_run import channel
+run = b"cos\nsystem\n(S'touch ran'\ntR."
+for name, kind, data in (("wanted", "json", b"[1]"), ("planted", "json", b"[2]"), ("ran", "pickle", run)):
+    event = {"type": "value", "name": name, "encoding": kind, "file": channel.store(data), "kind": "x"}
+    channel.emit({**event, "python": "%d.%d" % sys.version_info[:2]})
+"""
+
+
+def test_a_run_defines_only_what_was_asked_for(kernel: Notebook, project: Path) -> None:
+    names = "print([name for name in ('wanted', 'planted', 'ran') if name in globals()])"
+    for line in ("%%amlrun local -o wanted\nwanted = 1\n", "%%amlrun local\n"):
+        cell = kernel.run(line + UNASKED)
+        assert cell.status == "ok", cell.error
+        assert kernel.run(names).text() == ("['wanted']\n" if "-o" in line else "[]\n")
+        kernel.run("globals().pop('wanted', None)")
+        assert kernel.run(f"%aml attach {cell.run_id}").status == "ok"
+        assert kernel.run(names).text() == ("['wanted']\n" if "-o" in line else "[]\n")
+        kernel.run("globals().pop('wanted', None)")
+    assert not (project / "ran").exists()
+
+
+NEVER_TOLD = (
+    "from aml_jupyter.magics import submit\n"
+    "from aml_jupyter.starting import Starter\n"
+    "class Ends(Starter):\n"
+    "    def go(self, directory, secrets): self.leave()\n"
+    "submit.STANDBY.close()\n"
+    "submit.STANDBY._ready = Ends()\n"
+)
+
+
+@pytest.mark.slow
+def test_a_new_supervisor_gets_the_secrets_that_the_cell_still_holds(kernel: Notebook) -> None:
+    kernel.run(NEVER_TOLD)
+    cell = kernel.run("%%amlrun local -e TOKEN=s3cr3t\nimport os\nprint(len(os.environ['TOKEN']))")
+    assert cell.status == "ok", cell.error
+    assert cell.text() == "6\n"
+
+
+@pytest.mark.slow
+def test_attaching_to_a_run_that_needs_a_secret_says_how_to_give_it(kernel: Notebook) -> None:
+    kernel.run(NEVER_TOLD)
+    run_id = kernel.run("%%amlrun local -d -e TOKEN=s3cr3t\n1").run_id
+    cell = kernel.run(f"%aml attach {run_id}")
+    assert cell.status == "error"
+    assert "secret.needed" in cell.error
+    assert kernel.run(f"%aml resume {run_id} -e TOKEN=x").text() == f"{run_id} resumed\n"
+    # the new supervisor is still starting
+    until(lambda: kernel.run("print(_run.status)").text() != "NotResponding\n")
+    again = kernel.run(f"%aml attach {run_id}")
+    assert again.status == "ok", again.error
+
+
+def test_long_metrics_stand_on_the_card_while_the_run_goes_on(kernel: Notebook, project: Path) -> None:
+    cell = kernel.start(
+        "%%amlrun local\nimport aml_run, time, os\naml_run.log('many', list(range(40_000)))\n"
+        "for _ in range(600):\n    if os.path.exists(" + repr(str(project.parent / "seen")) + "): break\n"
+        "    time.sleep(0.1)"
+    )
+    kernel.until(lambda: cell.displays and "many" in cell.card["text/plain"])
+    (project.parent / "seen").touch()
+    kernel.finish(cell)
+    assert cell.status == "ok", cell.error
+
+
+def test_no_artifact_or_log_steers_the_terminal_that_ipython_runs_on(
+    kernel: Notebook, project: Path, home_of_module: str
+) -> None:
+    cell = kernel.run(
+        "%%amlrun local -q\nimport os\nopen('outputs/a', 'wb').write(b'\\x1b]0;title\\x07\\x1b[2Jtext\\n')\n"
+        "os.write(1, b'caf\\xe9 \\x1b[2Jprinted\\n');"
+    )
+    lines = ["%load_ext aml_jupyter", f"%aml cat {cell.run_id} outputs/a", f"%aml logs {cell.run_id}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", "-c", "\n".join(lines)],
+        cwd=project,
+        env=environment(AML_HOME=home_of_module, HOME=str(project.parent / "home")),
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"text\ncaf\xef\xbf\xbd printed\n" in done.stdout
+    assert b"\x1b" not in done.stdout
+    assert "caf\ufffd printed" in kernel.run(f"%aml logs {cell.run_id}").text()
 
 
 def test_W3_W4_a_saved_notebook_holds_no_folder_token_or_script(

@@ -13,12 +13,12 @@ from collections import deque
 from html import escape
 
 from aml_jupyter import card as cards
-from aml_jupyter.follow import Event, Follower, Status, Text
+from aml_jupyter.follow import Event, Follower, Status, Text, payload
 from aml_jupyter.printable import fold_returns, page_text, safe_text, shortened, shown_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any, Protocol
 
     from aml_jupyter.card import Card
@@ -66,11 +66,19 @@ class Live:
     """Shows one run; `take` is told what happens, `settle` sends what is due, `finish` the rest."""
 
     def __init__(
-        self, page: Surface, directory: RunDirectory, *, quiet: bool = False, hold_error: bool = True
+        self,
+        page: Surface,
+        directory: RunDirectory,
+        *,
+        quiet: bool = False,
+        hold_error: bool = True,
+        outputs: Sequence[str] = (),
     ) -> None:
+        """`outputs` are the names whose values are wanted; a run may send any."""
         self.page = page
         self.directory = directory
         self.quiet = quiet
+        self.outputs = outputs
         self.card = CardShown(page, directory, output_shown=not quiet)
         self.error: dict[str, Any] | None = None
         self.values: dict[str, dict[str, Any]] = {}
@@ -97,7 +105,8 @@ class Live:
         if kind == "metric":
             self.card.metric(event)
         elif kind == "value":
-            self.values[event["name"]] = event
+            if event.get("name") in self.outputs:
+                self.values[event["name"]] = event
         elif kind == "warning":
             self.card.warning(str(event.get("text", "")))
         elif kind == "error":
@@ -107,10 +116,10 @@ class Live:
         elif not self.quiet and kind in ("display", "result", "clear_output"):
             self._flow.event(event)
 
-    def read(self, follower: Follower) -> bool:
-        """Take in what is new; whether there was anything."""
+    def read(self, follower: Follower, *, last: bool = False) -> bool:
+        """Take in what is new, or with `last` all that is left; whether there was anything."""
         something = False
-        for output in follower.read():
+        for output in follower.rest() if last else follower.read():
             something = True
             self.take(output)
             self._flow.settle()
@@ -209,7 +218,9 @@ class CardShown:
         if self._metrics and not card.ended:
             from aml_jupyter.metrics import merge_metrics
 
-            changes["metrics"] = merge_metrics(self._metrics)
+            changes["metrics"] = merge_metrics(
+                self._metrics, lambda sha256: payload(self.directory, sha256, PAYLOAD)
+            )
         if not card.ended:
             changes["warnings"] = (*card.warnings, *self._warnings)
         if self.output_shown:
@@ -449,18 +460,6 @@ def shown_data(directory: RunDirectory, event: dict[str, Any]) -> tuple[dict[str
         full = restored({"data": event.get("data")}, lambda sha256: payload(directory, sha256, PAYLOAD))
     data, metadata = full.get("data"), full.get("metadata")
     return (data if isinstance(data, dict) else {}), (metadata if isinstance(metadata, dict) else {})
-
-
-def payload(directory: RunDirectory, sha256: str, limit: int) -> bytes:
-    """A file of `job/data` by its SHA-256; raises FileNotFoundError when it is not there or too large."""
-    from aml_jupyter.confined import Root
-    from aml_jupyter.errors import ConfinedError
-
-    try:
-        with Root(directory.job) as root:
-            return root.read_bytes(f"data/{sha256}", limit)
-    except ConfinedError as error:
-        raise FileNotFoundError(f"data/{sha256}: {error.message}") from error
 
 
 def error_lines(event: dict[str, Any]) -> list[str]:

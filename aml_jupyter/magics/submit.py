@@ -19,10 +19,10 @@ from aml_jupyter.commands.submit import project_of, request_of
 from aml_jupyter.commands.watch import exit_status
 from aml_jupyter.errors import AmlError, RunFailed, UsageError, ValueTransferError
 from aml_jupyter.executors import executor_for
-from aml_jupyter.follow import Follower
+from aml_jupyter.follow import Follower, payload
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.magics import options as words
-from aml_jupyter.magics.live import Live, error_lines, payload
+from aml_jupyter.magics.live import Live, error_lines
 from aml_jupyter.magics.page import Page
 from aml_jupyter.run import LARGEST_READ, Run
 from aml_jupyter.starting import Standby
@@ -30,6 +30,7 @@ from aml_jupyter.starting import Standby
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Mapping
     from types import FrameType
     from typing import Any
 
@@ -172,9 +173,16 @@ def _submit(page: Page, options: Namespace, warnings: tuple[str, ...], **fields:
             keep(page, directory)
             STANDBY.refill()
             return
-        live = Live(page, directory, quiet=options.quiet, hold_error=options.raise_error)
+        live = Live(
+            page,
+            directory,
+            quiet=options.quiet,
+            hold_error=options.raise_error,
+            outputs=options.outputs,
+        )
+        secrets = {**request.environment, **request.secrets}
         try:
-            attend(page, directory, live, interrupts, raise_error=options.raise_error)
+            attend(page, directory, live, interrupts, raise_error=options.raise_error, secrets=secrets)
         finally:
             STANDBY.refill()
 
@@ -200,11 +208,20 @@ def _show_plan(page: Page, request: Request, project: Project) -> None:
 
 
 def attend(
-    page: Page, directory: RunDirectory, live: Live, interrupts: Interrupts, *, raise_error: bool = True
+    page: Page,
+    directory: RunDirectory,
+    live: Live,
+    interrupts: Interrupts,
+    *,
+    raise_error: bool = True,
+    secrets: Mapping[str, str] | None = None,
 ) -> None:
-    """Show a run from its beginning to its end; raise CellFailed when it does not complete."""
+    """Show a run from its beginning to its end; raise CellFailed when it does not complete.
+
+    `secrets` are what the submitter still holds, should the run need another supervisor.
+    """
     live.show()
-    record = _follow(page, directory, live, interrupts)
+    record = _follow(page, directory, live, interrupts, experiment.Lost(secrets))
     live.finish(record)
     problem = _bring_back(page, directory, live)
     if record.status != "Completed":
@@ -229,10 +246,11 @@ def failure_of(live: Live, record: Record) -> CellFailed:
     return CellFailed(record, error_lines(error), name=name, value=value)
 
 
-def _follow(page: Page, directory: RunDirectory, live: Live, interrupts: Interrupts) -> Record:
+def _follow(
+    page: Page, directory: RunDirectory, live: Live, interrupts: Interrupts, lost: experiment.Lost
+) -> Record:
     follower = Follower(directory)
     look = SHORTEST_LOOK
-    lost = _Lost()
     while True:
         _obey(page, directory, interrupts)
         # asked before reading: what was written before it left is then read
@@ -243,7 +261,7 @@ def _follow(page: Page, directory: RunDirectory, live: Live, interrupts: Interru
         if not something and (follower.status in TERMINAL or not supervised):
             record = runs.read_record(directory)
             if record.ended:
-                live.read(follower)
+                live.read(follower, last=True)
                 return record
             if not supervised:
                 lost.resume(directory, record)
@@ -252,30 +270,6 @@ def _follow(page: Page, directory: RunDirectory, live: Live, interrupts: Interru
             time.sleep(look)
         else:
             processes.wait_end(who, look)
-
-
-class _Lost:
-    """Gives a run that lost its supervisor a new one, ever less often, and not for ever."""
-
-    MOST = 5
-
-    def __init__(self) -> None:
-        self.times = 0
-        self.due = 0.0
-
-    def resume(self, directory: RunDirectory, record: Record) -> None:
-        # one that is only just starting is left alone: the record says so until it is overdue
-        if record.status != "NotResponding" or time.monotonic() < self.due:
-            return
-        if self.times >= self.MOST:
-            raise AmlError(
-                f"{record.run_id} has no supervisor, and none stays",
-                code="supervisor.error",
-                hint=f"%aml logs {record.run_id} --control",
-            )
-        experiment.resume(directory)
-        self.times += 1
-        self.due = time.monotonic() + 2.0**self.times
 
 
 def _obey(page: Page, directory: RunDirectory, interrupts: Interrupts) -> None:

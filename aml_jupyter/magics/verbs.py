@@ -54,12 +54,14 @@ def _attach(page: Page, words: list[str]) -> None:
     directory = _run_of("attach", words, "run")
     if directory is None:
         return
+    from aml_jupyter.cell import outputs_of
     from aml_jupyter.magics.live import Live
     from aml_jupyter.magics.submit import Interrupts, attend
 
     page.define({"_run": Run(directory)})
+    live = Live(page, directory, outputs=outputs_of(directory.job))
     with Interrupts() as interrupts:
-        attend(page, directory, Live(page, directory), interrupts)
+        attend(page, directory, live, interrupts)
 
 
 def _show(page: Page, words: list[str]) -> None:
@@ -106,16 +108,12 @@ class NotebookScreen(Screen):
 
     @property
     def interactive(self) -> bool:
-        """A notebook shows text as it is, like a pipe."""
-        return False
+        """A person reads it, in a notebook as on the terminal that IPython runs on."""
+        return True
 
     def write(self, text: str) -> None:
         """Print data."""
         self._print("stdout", text)
-
-    def write_bytes(self, data: bytes) -> None:
-        """Print data as text."""
-        self._print("stdout", data.decode("utf-8", "replace"))
 
     def output(self, stream: str, text: str) -> None:
         """Print what a run printed, at once."""
