@@ -6,6 +6,8 @@ import os
 import random
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -454,9 +456,6 @@ def test_a_journal_of_a_lost_index_is_not_played_into_the_new_one(home: str) -> 
 def test_H10_a_home_that_may_not_be_written_to_can_be_read(home: str) -> None:
     need("root")
     need("setpriv")
-    import subprocess
-    import sys
-
     finished(home, metrics={"acc": 1})
     with History(home) as history:
         history.rows()
@@ -551,6 +550,33 @@ def test_G11_check_finds_damage_of_every_kind(home: str) -> None:
     }
     assert found["record.corrupt"] == record.run_json
     assert found["run.half_made"] == half.path
+
+
+@pytest.mark.parametrize("what", ["fifo", "folder", "link", "deep"])
+def test_H6_check_ends_whatever_a_script_put_among_the_files_of_its_run(home: str, what: str) -> None:
+    directory = finished(home, cell_sha256="ab" * 32)
+    names = ("events.jsonl", "exit.json", "started.json", "request.json", "cell.json", "cell.py", "log")
+    for path in (*(f"{directory.job}/{name}" for name in names), directory.labels_json, directory.cancel):
+        if what == "fifo":
+            os.mkfifo(path)
+        elif what == "folder":
+            os.mkdir(path)
+        elif what == "link":
+            os.symlink("/dev/tty", path)
+        else:
+            with open(path, "wb") as file:
+                file.write(b"[" * 100_000 + b"\n")
+    # in a process of its own, which can be ended
+    program = (
+        "import sys; from aml_jupyter import retention\n"
+        "for one in retention.check(sys.argv[1]): print(one.code, one.path)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, home], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert f"events.corrupt {directory.events_jsonl}" in done.stdout
+    assert f"job.corrupt {directory.exit_json}" in done.stdout
+    assert f"cell.changed {directory.job}/cell.py" in done.stdout
 
 
 def test_a_run_whose_record_is_damaged_is_still_listed(home: str, history: History) -> None:

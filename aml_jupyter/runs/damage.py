@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 
-from aml_jupyter.confined import MissingFile, Root, read_bounded
+from aml_jupyter.confined import MissingFile, Root, open_regular, read_bounded
 from aml_jupyter.errors import AmlError
 from aml_jupyter.frozen import Value
 from aml_jupyter.runs.directory import LARGEST, RunDirectory, all_directories, entered, project_folders
@@ -122,7 +122,7 @@ def _check_job(directory: RunDirectory, record: Record) -> Iterator[Finding]:
             documents[os.path.basename(path)] = json.loads(read_bounded(path, LARGEST))
         except MissingFile:
             continue
-        except (AmlError, ValueError) as error:
+        except (AmlError, ValueError, RecursionError) as error:
             yield Finding(code="job.corrupt", path=path, message=str(error), hint=_AGAIN)
     ending = documents.get("exit.json")
     if isinstance(ending, dict):
@@ -162,13 +162,14 @@ _AGAIN = "The result stands; run it again from its snapshot to have this whole a
 
 def _check_events(directory: RunDirectory) -> Iterator[Finding]:
     try:
-        with open(directory.events_jsonl, "rb") as file:
+        # a script may have put anything there: a FIFO would be waited for, for ever
+        with os.fdopen(open_regular(directory.events_jsonl, follow=True)[0], "rb") as file:
             for line in file:
                 if line.endswith(b"\n"):  # what a crash cut off is no damage
                     json.loads(line)
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, AmlError) as error:
         yield Finding(code="events.corrupt", path=directory.events_jsonl, message=str(error), hint=_AGAIN)
 
 
