@@ -70,24 +70,24 @@ def test_a_script_that_does_not_listen_to_cancel_says_signal_15(tmp_path: Path) 
 
 
 def test_L6_a_script_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path, python: str) -> None:
-    job = started(tmp_path, STUBBORN, python, grace=0.5)
-    start = time.monotonic()
+    told = "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.2), print('still here', flush=True)))"
+    script = STUBBORN.replace("signal.signal(signal.SIGTERM, signal.SIG_IGN)", told)
+    job = started(tmp_path, script.replace("time.sleep(60)", "\nwhile True: time.sleep(60)"), python, grace=2)
     job.signal()
     ending = job.wait()
-    assert 0.4 < time.monotonic() - start < 5
+    assert b"still here" in job.log
     assert (ending["exit_code"], ending["signal"], ending["cancel"]) == (None, signal.SIGKILL, "kill")
     assert ending["oom"] is False
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM, signal.SIGTERM], [signal.SIGUSR1]])
 def test_a_second_request_and_sigusr1_kill_at_once(tmp_path: Path, signals: list[int]) -> None:
-    job = started(tmp_path, STUBBORN, grace=60)
-    start = time.monotonic()
+    endless = STUBBORN.replace("time.sleep(60)", "time.sleep(1000)")
+    job = started(tmp_path, endless, grace=1000)
     for number in signals:
         job.signal(number)
         time.sleep(0.1)
-    ending = job.wait()
-    assert time.monotonic() - start < 5
+    ending = job.wait(timeout=100)
     assert (ending["signal"], ending["cancel"]) == (signal.SIGKILL, "kill")
 
 
@@ -95,7 +95,7 @@ def test_a_time_limit_ends_the_script(tmp_path: Path, python: str) -> None:
     job = started(tmp_path, POLITE, python, timeout=0.6)
     ending = job.wait()
     assert (ending["exit_code"], ending["timeout"], ending["cancel"]) == (0, True, None)
-    assert 0.6 <= ending["duration"] < 5
+    assert ending["duration"] >= 0.6
 
 
 def test_a_time_limit_kills_what_ignores_it(tmp_path: Path) -> None:
@@ -178,9 +178,7 @@ if os.fork() == 0:
 time.sleep(0.3)
 """
     job = RuntimeJob(tmp_path, script)
-    start = time.monotonic()
-    job.run(timeout=10)
-    assert time.monotonic() - start < 6
+    job.run(timeout=60)
     assert job.warnings() == []
     marker = f"AML_JOB={job.job}".encode()
     assert [pid for pid in os.listdir("/proc") if pid.isdigit() and _has(int(pid), marker)] == []
@@ -227,10 +225,8 @@ time.sleep(100)
     job = RuntimeJob(tmp_path, script, grace=0.5)
     job.start()
     job.wait_for_log(b"ready\n", timeout=60)
-    start = time.monotonic()
     job.signal()
-    ending = job.wait(timeout=30)
-    assert time.monotonic() - start < 15
+    ending = job.wait(timeout=60)
     assert ending["cancel"] == "kill"
     marker = f"AML_JOB={job.job}".encode()
     assert [pid for pid in os.listdir("/proc") if pid.isdigit() and _has(int(pid), marker)] == []
@@ -243,7 +239,7 @@ def test_L6_a_fork_bomb_ends_with_the_run(tmp_path: Path) -> None:
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("ready", flush=True)
-end = time.monotonic() + 8
+end = time.monotonic() + 100
 depth = 0
 while time.monotonic() < end:
     if depth < 6 and os.fork() == 0:
@@ -252,10 +248,8 @@ while time.monotonic() < end:
 """
     job = started(tmp_path, script, grace=0.5)
     time.sleep(0.3)
-    start = time.monotonic()
     job.signal()
-    ending = job.wait(timeout=20)
-    assert time.monotonic() - start < 15
+    ending = job.wait(timeout=60)
     assert ending["cancel"] == "kill"
     marker = f"AML_JOB={job.job}".encode()
     assert [pid for pid in os.listdir("/proc") if pid.isdigit() and _has(int(pid), marker)] == []

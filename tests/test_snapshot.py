@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -248,10 +247,8 @@ def test_S1_too_large_names_the_largest_files_their_rules_and_the_fix(store: Sto
     for number in range(12):
         write(project, f"data/part {number}.csv", bytes(MIB + number))
     with open(write(project, "huge[1].bin", b""), "r+b") as file:
-        file.truncate(10 << 30)
-    start = time.monotonic()
+        file.truncate(4 << 40)  # to read it would take hours
     error = refusal(store, project)
-    assert time.monotonic() - start < 2
     assert error.code == "snapshot.too_large"
     assert error.message.count("\n") == 10
     assert "huge[1].bin  (let in by .amlignore:1 !huge*.bin)" in error.message
@@ -285,7 +282,7 @@ def test_S2_a_file_too_many_is_refused_in_time_and_a_hint_comes_before(store: St
 
 
 @pytest.mark.slow
-def test_S2_one_hundred_thousand_and_one_files_are_refused_within_two_seconds(
+def test_S2_one_hundred_thousand_and_one_files_are_refused_before_any_is_read(
     store: Store, tmp_path: Path
 ) -> None:
     project = tmp_path / "project"
@@ -296,9 +293,9 @@ def test_S2_one_hundred_thousand_and_one_files_are_refused_within_two_seconds(
             os.close(os.open(f"f{number}", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
         os.close(fd)
     (project / "one_more").touch()
-    start = time.process_time()
+    (project / "one_more").write_text("token = 'ghp_0123456789abcdefghijABCDEFGHIJ012345'\n")
     assert refusal(store, project).code == "snapshot.too_many_files"
-    assert time.process_time() - start < 2
+    assert refusal(store, project, Rules(max_files=200_000)).code != "snapshot.too_many_files"
     (project / "one_more").unlink()
     taken = store.take(str(project))
     assert taken.files == 100_000

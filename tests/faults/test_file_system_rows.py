@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,10 +81,8 @@ def assert_runs(project: Path) -> None:
 
 def test_S19_a_project_on_exfat_runs(exfat: Path, home: str) -> None:
     project = make_project(exfat)
-    began = time.monotonic()
     done = aml("run", "local", "script.py", cwd=project)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 20
     (project / "script.py").write_text(SCRIPT.replace("1000", "2000"))
     again = aml("run", "local", "script.py", cwd=project)
     assert again.returncode == 0, again.stderr

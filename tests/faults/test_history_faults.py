@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -264,7 +263,9 @@ def test_H3_a_stuck_writer_is_named_and_nothing_is_lost(
         assert (row["name"], row["metrics"]) == ("meanwhile", {"acc": 1})
 
 
-def test_H3_whoever_waits_gets_its_turn(home: str) -> None:
+def test_H3_whoever_waits_gets_its_turn(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aml_jupyter.locks.PATIENCE", 1000.0)
+    monkeypatch.setattr("aml_jupyter.runs.schema.PATIENCE", 1000.0)
     directory = finished(home)
     with History(home) as history:
         history.rows()
@@ -276,10 +277,8 @@ def test_H3_whoever_waits_gets_its_turn(home: str) -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         threading.Timer(1.0, holder.kill).start()
-        began = time.monotonic()
         with History(home) as history:
             assert history.rows()[0]["metrics"] == {"acc": 1}
-        assert time.monotonic() - began < 20
 
 
 # -- full disks

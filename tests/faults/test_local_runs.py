@@ -251,11 +251,9 @@ print("main is done")
 
 
 def test_L5_a_daemon_that_holds_the_output_does_not_hold_the_run(project: Path) -> None:
-    began = time.monotonic()
     directory = submit(project, DAEMON)
-    record = experiment.wait(directory, 30)
+    record = experiment.wait(directory, 100)  # the daemon would live for 300 s
     assert record.status == "Completed"
-    assert time.monotonic() - began < 6
     pid = int(Path(directory.work, "pid").read_text())
     until(lambda: not os.path.exists(f"/proc/{pid}"))
     assert aml("logs", directory.run_id).stdout == "main is done\n"
@@ -277,20 +275,19 @@ time.sleep(300)
 def test_L6_a_tree_that_ignores_the_request_is_killed_after_its_grace(project: Path) -> None:
     directory = submit(project, STUBBORN)
     wait_for(directory, "ready")
-    began = time.monotonic()
     done = aml("stop", directory.run_id)
     assert done.stdout == f"{directory.run_id} Canceled\n"
-    assert time.monotonic() - began < 15
+    assert json.loads(Path(directory.job, "exit.json").read_text())["cancel"] == "kill"
     marker = f"AZUREML_RUN_ID={directory.run_id}".encode()
     assert not list(processes.with_environment(marker))
 
 
-def test_L6_stop_with_kill_waits_for_no_grace(project: Path) -> None:
-    directory = submit(project, STUBBORN)
+def test_L6_stop_with_kill_asks_nobody_first(project: Path) -> None:
+    told = "signal.signal(signal.SIGTERM, lambda *_: print('was asked', flush=True))"
+    directory = submit(project, STUBBORN.replace("signal.signal(signal.SIGTERM, signal.SIG_IGN)", told))
     wait_for(directory, "ready")
-    began = time.monotonic()
     assert data("stop", "--kill", directory.run_id)[0]["status"] == "Canceled"
-    assert time.monotonic() - began < 4
+    assert "was asked" not in aml("logs", directory.run_id).stdout
     marker = f"AZUREML_RUN_ID={directory.run_id}".encode()
     assert not list(processes.with_environment(marker))
 
