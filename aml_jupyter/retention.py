@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from aml_jupyter import runs
+from aml_jupyter import installation, runs
 from aml_jupyter.confined import MissingFile, Root, is_temporary, read_bounded, remove_tree
 from aml_jupyter.errors import AmlError, RunNotFound
 from aml_jupyter.frozen import Value
@@ -58,10 +58,10 @@ def _collect(home: str, dry_run: bool) -> Freed:
     referenced = {record.snapshot_id for _, record in records} | set(_being_made(unrecorded))
     copies = [one for one, record in records if _is_old_copy(one, record)]
     half_removed, orphans = list(_half_removed(home)), list(_orphan_ids(home, directories))
-    leftovers = [*_temporary(home), *_old_runtimes(home, records, half_made)]
+    leftovers, runtimes = list(_temporary(home)), list(_old_runtimes(home, records, half_made))
     folders = [one.work for one in copies] + [one.path for one in half_made]
     folders += [folder for one in half_removed for folder in left_of(one)]
-    freed = sum(map(_size, folders + leftovers))
+    freed = sum(map(_size, folders + leftovers + runtimes))
     if not dry_run:
         for one in copies:
             remove_tree(one.work)
@@ -73,21 +73,31 @@ def _collect(home: str, dry_run: bool) -> Freed:
             drop_id(home, run_id)
         for path in leftovers:
             _remove(path)
+        _remove_runtimes(home, runtimes)
     snapshots = Store(home + "/snapshots").gc(referenced, dry_run=dry_run)
     return Freed(
         bytes=freed + snapshots,
         snapshot_bytes=snapshots,
         working_copies=len(copies),
         half_made=len(half_made),
-        leftovers=len(leftovers) + len(half_removed) + len(orphans),
+        leftovers=len(leftovers) + len(runtimes) + len(half_removed) + len(orphans),
     )
 
 
 def check(home: str) -> list[Finding]:
-    """Every damage in history, artifacts and snapshots, with what to do about it."""
+    """Every damage in history, artifacts, kept runtimes and snapshots, with what to do about it."""
     damages = Store(home + "/snapshots").check()
     return [
         *runs.check(home),
+        *(
+            Finding(
+                code="runtime.damaged",
+                path=path,
+                message=message,
+                hint="Remove this folder when no run goes on; the next run makes it anew.",
+            )
+            for path, message in installation.check(home)
+        ),
         *(
             Finding(
                 code="snapshot.corrupt",
@@ -212,6 +222,16 @@ def _old_runtimes(
     for name in names:
         if name not in used and _old(f"{folder}/{name}", WORKING_COPY_AGE):
             yield f"{folder}/{name}"
+
+
+def _remove_runtimes(home: str, paths: list[str]) -> None:
+    """Remove copies of the runtime, unless a submit took one of them up meanwhile, which makes it young."""
+    if not paths:
+        return
+    with exclusive(home + "/runtimes"):
+        for path in paths:
+            if _old(path, WORKING_COPY_AGE):
+                _remove(path)
 
 
 def _remove(path: str) -> None:

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "aml_jupyter"
 
 FAMILIES = (
-    "artifact budget cell config environment file history log metric name path record run secret share "
-    "snapshot store supervisor target value"
+    "artifact budget cell config environment file history log metric name path record run runtime secret "
+    "share snapshot store supervisor target value"
 )
 CODE = re.compile(rf"(?:{'|'.join(FAMILIES.split())})\.[a-z_]+")
 # what looks like a code and is a file
