@@ -274,3 +274,11 @@ def test_looking_around_does_not_take_the_name_of_the_project(
     assert told in aml("share", "put", "script.py", cwd=other).stderr
     assert os.path.exists(f"{os.path.dirname(home)}/.azureml/share/local/default/project-2/script.py")
     assert told not in aml("run", "local", "script.py", cwd=other).stderr
+
+
+def test_a_control_log_that_is_a_pipe_does_not_hold_who_reads_it(project: Path) -> None:
+    run = data("run", "local", "script.py")["run_id"]
+    path = Path(data("show", run)["directory"], "control.log")
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    aml("logs", run, "--control", timeout=30)

@@ -111,3 +111,72 @@ def test_the_runtime_is_started_with_the_standard_library_alone() -> None:
         if path.stem != "run_cell":  # runs in the user's process, and uses IPython where it finds it
             tops = {name.split(".")[0] for name in imports(path)}
             assert tops <= sys.stdlib_module_names | own, path
+
+
+# which calls a module makes that open by name, follow links or copy trees, and why it may; `confined` has the
+# others' way to do it
+PLAIN_ACCESS = {
+    "cell.py": ({"open"}, "writes into a job folder that it is the first to fill"),
+    "cli.py": ({"open"}, "standard streams that are missing"),
+    "installation.py": (
+        {"open", "os.walk", "shutil.copytree", "shutil.rmtree"},
+        "copies the installed package, which no project names",
+    ),
+    "locks.py": ({"open"}, "/proc"),
+    "packages.py": ({"open"}, "this interpreter's own pyvenv.cfg"),
+    "processes.py": ({"open"}, "/proc"),
+    "snapshot/manifest.py": ({"open"}, "the store's own file, by its digest"),
+    "snapshot/memory.py": ({"open"}, "the store's own file"),
+    "snapshot/restoring.py": ({"open"}, "/proc"),
+    "starting.py": ({"open"}, "/proc"),
+}
+_BANNED = ("io.open", "os.fwalk", "os.walk", "shutil.")
+
+
+def plain_access(source: str) -> set[str]:
+    """The calls and imports of some source that reach files past `confined`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            method = called.rpartition(".")[2] if isinstance(node.func, ast.Attribute) else ""
+            if called == "open" or called.startswith(_BANNED) or method in ("read_text", "write_text"):
+                found.add(called)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names}
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            found |= {"pathlib"} & {*names, module}
+            if module in ("os", "shutil", "io"):
+                found |= {f"{module}.{name}" for name in names if f"{module}.{name}".startswith(_BANNED)}
+    return found - {"shutil.which", "shutil.get_terminal_size", "shutil.ignore_patterns"}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("open(path)", {"open"}),
+        ("import os\nfor x in os.walk(p): pass", {"os.walk"}),
+        ("def f():\n    from shutil import copyfile", {"shutil.copyfile"}),
+        ("import shutil\nshutil.copytree(a, b)", {"shutil.copytree"}),
+        ("from pathlib import Path", {"pathlib"}),
+        ("path.read_text()", {"path.read_text"}),
+        ("root.open_file(p)\nstore.open(key)\nshutil.which('git')", set()),
+    ],
+)
+def test_access_past_confined_is_seen(source: str, found: set[str]) -> None:
+    assert plain_access(source) == found
+
+
+def test_only_modules_that_say_why_reach_files_past_confined() -> None:
+    package = ROOT / "aml_jupyter"
+    # what travels to targets has nothing of the package; tests that ship make files on purpose
+    elsewhere = ("confined", "runtime", "testing")
+    found = {}
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).as_posix()
+        if name.split("/")[0] not in elsewhere and (calls := plain_access(path.read_text(encoding="utf-8"))):
+            found[name] = calls
+    assert {
+        name: calls for name, calls in found.items() if not calls <= PLAIN_ACCESS.get(name, (set(),))[0]
+    } == {}
+    assert set(PLAIN_ACCESS) <= set(found), "what no module needs any more is not allowed any more"

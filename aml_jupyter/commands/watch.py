@@ -172,12 +172,11 @@ def do_logs(options: Namespace, screen: Screen) -> int:
 
 
 def _print_file(path: str, screen: Screen) -> int:
-    try:
-        with open(path, "rb") as file:
+    fd = open_job_file(path)
+    if fd is not None:  # else nothing was done that had to be told
+        with os.fdopen(fd, "rb") as file:
             while block := file.read(1 << 20):
                 screen.output("stdout", block.decode(errors="replace"))
-    except FileNotFoundError:
-        pass  # nothing was done that had to be told
     return 0
 
 
