@@ -23,6 +23,25 @@ if TYPE_CHECKING:
 # how much of the end of a log is searched for the last words of a script, in bytes
 TAIL = 4096
 MOST_WARNINGS = 100
+OURS = frozenset(
+    [
+        "run.json",
+        "status.jsonl",
+        "control.log",
+        "handle.json",
+        "supervisor.lock",
+        "cancel",
+        "labels.json",
+        "labels.lock",
+        "git.diff",
+        "artifacts.json",
+        "artifacts.lock",
+        "run.lock",
+        "job",
+        "work",
+        "work.partial",
+    ]
+)
 # bytes of one logged value
 LARGEST_VALUE = 64 << 20
 
@@ -65,6 +84,12 @@ def collect(
                 fields["artifacts_state"] = "failed"
     if exit_ is not None and exit_.oom and not exit_.exit_code and exit_.signal is None:
         warnings.append("a process of the run was ended for lack of memory, yet the script ended well")
+    if exit_ is not None and exit_.leftovers:
+        warnings.append(
+            f"{exit_.leftovers} processes were still running when the script ended: they were ended"
+        )
+    if beside := _beside_the_copy(directory):
+        warnings.append(f"written beside the working copy, where nothing is kept: {', '.join(beside)}")
     if exit_ is not None and exit_.log_dropped:
         warnings.append(f"{exit_.log_dropped} bytes of output were not kept")
     fields["warnings"] = tuple(warnings)
@@ -87,6 +112,12 @@ def _keep_artifacts(directory: RunDirectory, _record: Record, warnings: list[str
 def _list_unkept(directory: RunDirectory, record: Record, _warnings: list[str]) -> dict[str, Any]:
     lost = artifacts.not_kept(directory, record.snapshot_id)
     return {"not_kept": lost.paths, "not_kept_count": lost.count}
+
+
+def _beside_the_copy(directory: RunDirectory) -> list[str]:
+    """Names in the run directory that are none of ours: where a script's `../` leads."""
+    names = sorted(set(os.listdir(directory.path)) - OURS)
+    return [f"../{name}" for name in names if not name.startswith(".")][:10]
 
 
 ARTIFACTS = "artifacts"
@@ -112,21 +143,28 @@ def _data(directory: RunDirectory) -> Callable[[str], bytes]:
     return read
 
 
-def last_words(directory: RunDirectory) -> str:
-    """The error of a cell, or the last line a script printed; empty when there is neither."""
+def error_of(directory: RunDirectory) -> str:
+    """The exception that ended a cell or a Python script, as Python prints it; empty when none did."""
     error = ""
-    for event in read_events(directory.job + "/events.jsonl"):
+    for event in read_events(directory.events_jsonl):
         if event["type"] == "error":
             error = f"{event.get('ename')}: {event.get('evalue')}"
-    return error or _last_line(directory.job + "/log")
+    lines = _last_lines(directory.log)
+    if not error and any(line.startswith("Traceback (most recent call last)") for line in lines):
+        error = next((line for line in reversed(lines) if line.strip()), "")[:500]
+    return error
 
 
-def _last_line(path: str) -> str:
+def last_line(directory: RunDirectory) -> str:
+    """The last line of the log that is not empty."""
+    return next((line.strip()[:200] for line in reversed(_last_lines(directory.log)) if line.strip()), "")
+
+
+def _last_lines(path: str) -> list[str]:
     try:
         fd, found = open_regular(path)
     except (OSError, ConfinedError):  # none, or none of ours
-        return ""
+        return []
     with os.fdopen(fd, "rb") as file:
         file.seek(max(0, found.st_size - TAIL))
-        lines = file.read(TAIL).decode(errors="replace").split("\n")
-    return next((line.strip()[:500] for line in reversed(lines) if line.strip()), "")
+        return file.read(TAIL).decode(errors="replace").split("\n")

@@ -89,7 +89,9 @@ def plan(request: Request, project: Project | None = None) -> Plan:
     source = runs.find(request.from_run, aml_home(), project) if request.from_run else None
     if source:
         request = _like(source, request)
-    _check_workdir(request)
+    _check_workdir(request, project)
+    check_environment({**request.environment, **request.secrets})
+    check_params(request.params)
     configuration, target = project.resolve(request.target, request.compute)
     executor = executor_for(target.kind)
     executor.check(target)
@@ -99,6 +101,7 @@ def plan(request: Request, project: Project | None = None) -> Plan:
         warnings.append(project.notice)
     framework = _framework(configuration, target, warnings)
     command = _command(request, configuration, python, project.root if source is None else None)
+    check_words(command)
     share = _share(project, target, _source(request, command, project), warnings)
     return Plan(
         request=request,
@@ -214,12 +217,15 @@ def _like(source: RunDirectory, request: Request) -> Request:
     return request.replace(cell=cell, arguments=arguments, params=params)
 
 
-def _check_workdir(request: Request) -> None:
+def _check_workdir(request: Request, project: Project) -> None:
     path = os.path.normpath(request.workdir or ".")
     if os.path.isabs(path) or path.startswith(".."):
         raise UsageError(
             f"--workdir {request.workdir}: it is a folder inside the copy of the project, such as notebooks"
         )
+    # the code of an earlier run may have folders that are gone here
+    if not request.from_run and not os.path.isdir(os.path.join(project.root, path)):
+        raise UsageError(f"--workdir {request.workdir}: the project {project.root} has no such folder")
 
 
 def _command(

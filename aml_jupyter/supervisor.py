@@ -274,10 +274,14 @@ class _Supervision:
         self._end(status, reason, error=error, exit_=exit_, handle=handle, **changes)
 
     def _why(self, reason: str, exit_: Exit | None, evidence: str | None) -> dict[str, str]:
-        from aml_jupyter.collection import last_words
+        from aml_jupyter.collection import error_of, last_line
 
-        told = "" if exit_ and exit_.timeout else last_words(self.directory)
-        message = evidence or told or self._ending_words(exit_)
+        killed = exit_ is not None and exit_.signal is not None
+        message = evidence or ("" if killed else error_of(self.directory))
+        if not message:
+            message = self._ending_words(exit_)
+            line = "" if exit_ and exit_.timeout else last_line(self.directory)
+            message += f'; its last line: "{line}"' if line else ""
         return {"code": reason, "message": message, "hint": f"Its output: aml logs {self.job.run_id}"}
 
     def _ending_words(self, exit_: Exit | None) -> str:
@@ -286,7 +290,7 @@ class _Supervision:
         if exit_.timeout:
             return f"it was ended after its limit of {self.job.timeout:g} s"
         if exit_.signal is not None:
-            return f"ended by signal {exit_.signal}"
+            return f"ended by signal {exit_.signal}{_signal_name(exit_.signal)}"
         return f"exit code {exit_.exit_code}"
 
     def _end(
@@ -384,6 +388,15 @@ def _ending(exit_: Exit | None, cancel_requested: bool) -> tuple[str, str]:
     if exit_.exit_code:
         return "Failed", "run.exit_nonzero"
     return "Completed", ""
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    try:
+        return f" ({signal.Signals(number).name})"
+    except ValueError:  # a real-time signal
+        return ""
 
 
 def _traceback() -> str:

@@ -6,7 +6,8 @@ import os
 import sys
 
 from aml_jupyter import plainjson, processes
-from aml_jupyter.confined import Root, read_bounded, remove_tree
+from aml_jupyter.config import aml_home
+from aml_jupyter.confined import Root, make_root, read_bounded, remove_tree, write_atomic
 from aml_jupyter.errors import ConfigError, ConfinedError, TargetUnavailable
 from aml_jupyter.job import Alive, Gone
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from aml_jupyter.job import Handle, Job, Liveness
 
 READ_SIZE = 1 << 20
+# the oldest Python that the runtime and what runs inside the user's process are made for
+OLDEST = "3.8"
 # from <signal.h>; the signal module itself imports enum, which takes longer than starting a job
 SIGTERM, SIGKILL, SIGUSR1 = 15, 9, 10 if sys.platform.startswith("linux") else 30
 
@@ -41,6 +44,7 @@ class LocalExecutor:
                 code="target.python_missing",
                 hint="Set pythonLocation to the path of a Python, or remove the line to use this one.",
             )
+        _check_version(found, f"{target.file or target.name}: pythonLocation {wanted!r}")
         return found
 
     def prepare(self, job: Job) -> None:
@@ -126,6 +130,49 @@ def _check_script(job: Job, copy: str) -> None:
             code="run.script_missing",
             hint="aml snapshot --dry-run names the rule; --include sends it all the same.",
         )
+
+
+def _check_version(python: str, where: str) -> None:
+    """Refuse what is no Python that a run can have.  Raises TargetUnavailable `target.python_unusable`."""
+    told = _probed_version(python)
+    if told and _parts(told) >= _parts(OLDEST):
+        return
+    what = f"is Python {told}" if told else "is not a Python"
+    raise TargetUnavailable(
+        f"{where} {what}: a run needs Python {OLDEST} or newer",
+        code="target.python_unusable",
+        hint="Set pythonLocation to a newer Python, or remove the line to use this one.",
+    )
+
+
+def _parts(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
+def _probed_version(python: str) -> str:
+    """`3.8`, or empty for a program that does not answer as a Python; asked once for each program."""
+    found = os.stat(python)
+    name = f"{found.st_dev:x}-{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
+    remembered = f"{aml_home()}/cache/interpreters/{name}"
+    try:
+        return read_bounded(remembered, 64).decode()
+    except FileNotFoundError:
+        version = _ask_version(python)
+    make_root(os.path.dirname(remembered))
+    write_atomic(remembered, version.encode(), sync=False)
+    return version
+
+
+def _ask_version(python: str) -> str:
+    import subprocess
+
+    ask = [python, "-S", "-E", "-c", "import sys; print('aml %d.%d' % sys.version_info[:2])"]
+    try:
+        done = subprocess.run(ask, check=False, timeout=20, stdin=subprocess.DEVNULL, capture_output=True)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    words = done.stdout.split()
+    return words[1].decode() if len(words) == 2 and words[0] == b"aml" else ""
 
 
 def _single_threaded() -> bool:

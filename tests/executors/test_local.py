@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,20 @@ def test_a_job_whose_runtime_was_killed_is_gone_with_evidence(
     os.kill(handle["spawned"]["pid"], 9)
     gone = executor.poll(handle, 5)
     assert "is gone" in getattr(gone, "evidence", "")
+
+
+@pytest.mark.parametrize(("program", "what"), [("ls", "is not a Python"), ("python3.6", "is Python 3.6")])
+def test_L11_a_program_that_is_no_usable_python_is_refused_before_anything_is_sent(
+    home: str, program: str, what: str
+) -> None:
+    versions = Path.home().parent.glob("*/.pyenv/versions/3.6*/bin/python3.6")
+    found = shutil.which(program) if program == "ls" else next(map(str, versions), None)
+    if found is None:
+        found = str(Path(home).parent / "old")
+        Path(found).write_text("#!/bin/sh\necho aml 3.6\n")
+        os.chmod(found, 0o755)
+    target = Target(name="local", kind="local", python_location=found)
+    for _ in range(2):  # the second time it is remembered
+        with pytest.raises(TargetUnavailable, match=what) as caught:
+            executor_for("local").check(target)
+        assert caught.value.code == "target.python_unusable"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aml_jupyter import experiment
+from aml_jupyter.errors import UsageError
 from aml_jupyter.experiment import Request
 from aml_jupyter.runs import RunDirectory
 from aml_jupyter.starting import Starter
@@ -107,3 +108,35 @@ def test_a_time_limit_is_told_as_the_reason_not_the_last_line(project: Path) -> 
     record = experiment.wait(directory, 60)
     assert record.reason == "run.timeout"
     assert "limit of 0.5 s" in (record.error or {})["message"]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("print('bye'); import sys; sys.exit(3)", 'exit code 3; its last line: "bye"'),
+        ("print('x', flush=True); import os; os.kill(os.getpid(), 11)", "ended by signal 11 (SIGSEGV)"),
+        ("import os; os._exit(4)", "exit code 4"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_L3_the_error_says_how_the_script_ended(project: Path, source: str, said: str) -> None:
+    record = experiment.wait(submit(project, source), 60)
+    assert (record.error or {})["message"].startswith(said)
+
+
+def test_L5_what_was_ended_and_what_was_written_beside_the_copy_is_told(project: Path) -> None:
+    source = (
+        "import subprocess\n"
+        "subprocess.Popen(['sleep', '777'], start_new_session=True)\n"
+        "open('../escape.txt', 'w').write('lost')\n"
+    )
+    record = experiment.wait(submit(project, source), 60)
+    assert record.status == "Completed"
+    assert any("1 processes were still running" in text for text in record.warnings)
+    assert any("../escape.txt" in text for text in record.warnings)
+
+
+def test_a_folder_to_start_in_that_is_not_there_is_refused_before_the_run(project: Path) -> None:
+    (project / "script.py").write_text("")
+    with pytest.raises(UsageError, match="no such folder"):
+        experiment.submit(Request(script="script.py", workdir="nope"))
