@@ -110,7 +110,7 @@ def _report(error: AmlError, screen: Screen) -> int:
         sys.stdout.flush()
     text = str(error)
     # errors of the parser begin with the verb
-    screen.remark(text if text.startswith("aml") else f"aml: {text}")
+    screen.remark(text if text.startswith(("aml ", "aml:")) else f"aml: {text}")
     return exit_status(error)
 
 

@@ -72,30 +72,6 @@ _DAMAGED = "{count} logged values cannot be read and are not kept; the first is 
 _LARGE = "the metrics of this run are too large; {count} values are not kept, as of {name}"
 
 
-class _LeftOut:
-    """What is not kept, counted by the reason: one text for each, however many names there are."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, tuple[int, str]] = {}
-
-    def add(self, reason: str, name: str) -> None:
-        """One more; the first name is told."""
-        count, first = self.found.get(reason, (0, name))
-        self.found[reason] = (count + 1, first)
-
-    def texts(self) -> list[str]:
-        """A sentence for each reason."""
-        return [
-            reason.format(count=count, name=_short(name))
-            for reason, (count, name) in self.found.items()
-        ]
-
-
-_MANY = f"more than {NAMES} names were logged; {{count}} values of later ones are not kept, {{name}} the first"
-_DAMAGED = "{count} logged values cannot be read and are not kept; the first is of metric {name}"
-_LARGE = "the metrics of this run are too large; {count} values are not kept, of {name} the first"
-
-
 def merge_metrics(
     events: Iterable[Mapping[str, Any]],
     read: Callable[[str], bytes] | None = None,
