@@ -18,6 +18,7 @@ from aml_jupyter.executors import executor_for
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.starting import Starter, SupervisorGone, umask
+from aml_jupyter.validation import check_environment, check_params, check_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import aml_jupyter
 from aml_jupyter import experiment, runs
 from aml_jupyter.errors import AmlError, ConfigError, RunFailed, SnapshotError, UsageError
 from aml_jupyter.experiment import Request
@@ -44,6 +46,46 @@ def test_a_script_is_named_from_the_working_folder_or_from_the_project(
         assert experiment.plan(Request(script=name)).command[1] == "code/script.py"
     monkeypatch.chdir(project / "code")
     assert experiment.plan(Request(script="code/script.py")).command[1] == "code/script.py"
+
+
+LOOP: list[object] = []
+LOOP.append(LOOP)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"environment": {"A": 1}}, "variable A: its value is of type int"),
+        ({"environment": {"A": None}}, "variable A: its value is of type NoneType"),
+        ({"environment": {"A": "planted\0"}}, "variable A: its value holds a NUL"),
+        ({"environment": {"A": "planted\ud800"}}, "variable A: its value holds"),
+        ({"environment": {"A=B": "planted"}}, "'A=B' cannot be the name"),
+        ({"environment": {"A\0": "planted"}}, r"'A\\x00' cannot be the name"),
+        ({"environment": {"": "planted"}}, "'' cannot be the name"),
+        ({"environment": {1: "planted"}}, "1 cannot be the name"),
+        ({"params": {"rate": object()}}, "parameter 'rate' .* object is not JSON"),
+        ({"params": {"rate": [{"a": {1, 2}}]}}, "parameter 'rate' .* set is not JSON"),
+        ({"params": {"rate": LOOP}}, "parameter 'rate'"),
+        ({"params": {(1, 2): 1}}, r"parameter \(1, 2\)"),
+        ({"params": {"rate": "a\0"}}, "cannot be an argument"),
+        ({"arguments": ["a\0"]}, "cannot be an argument"),
+    ],
+)
+def test_what_no_process_can_be_given_is_refused_by_name_with_what_to_do(
+    project: Path, home: str, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UsageError, match=told) as caught:
+        aml_jupyter.submit("local", "code/script.py", **options)
+    assert caught.value.hint
+    assert "planted" not in str(caught.value)
+    assert not os.path.exists(home + "/runs")
+
+
+def test_parameters_may_be_anything_that_is_json(project: Path) -> None:
+    params = {"a": [1, None, True, "x"], "b": {"c": 1.5}, "nan": float("inf")}
+    run = aml_jupyter.submit("local", cell="print(a, b, nan)", params=params).wait()
+    assert run.logs() == "[1, None, True, 'x'] {'c': 1.5} inf\n"
+    assert run.params == params
 
 
 REFUSED: list[tuple[Request, type[AmlError]]] = [

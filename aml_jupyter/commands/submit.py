@@ -106,6 +106,8 @@ def project_of(options: Namespace) -> Project:
 
 def environment_of(options: Namespace) -> dict[str, str]:
     """Variables of `--env-file` and `-e`, the latter winning.  Raises UsageError."""
+    from aml_jupyter.validation import check_environment
+
     found: dict[str, str] = {}
     for path in options.env_file:
         found.update(_read_env_file(path))
@@ -114,9 +116,7 @@ def environment_of(options: Namespace) -> dict[str, str]:
         if not equals and name not in os.environ:
             raise UsageError(f"-e {name}: there is no such variable here", hint=f"-e {name}=VALUE sets one.")
         found[name] = value if equals else os.environ[name]
-    for name, value in found.items():
-        if not name or "=" in name or "\0" in name + value:
-            raise UsageError(f"{name!r} cannot be an environment variable")
+    check_environment(found)
     return found
 
 
