@@ -16,7 +16,6 @@ TEXT = 1000  # characters of a name or of a logged text
 SIZE = 24 << 20  # bytes that all metrics of a run may take in its record, which has at most 64 MiB
 NUMBER = 25  # bytes of a number in JSON with what parts it from the next, at most
 SHORT = 60  # characters of a name in a warning
-SHORT = 60  # characters of a name in a warning
 LEVELS = 50  # of lists in lists
 
 _NOT_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
@@ -161,7 +160,7 @@ def _restored(value: Any) -> Any:
 
 
 def _weight(value: object, level: int = 0) -> int:
-    """Bytes of a value in a record, at most.  Raises ValueError for one that is nested too deeply to be read."""
+    """Bytes of a value in a record, at most.  Raises ValueError for one that is nested too deeply."""
     if isinstance(value, str):
         return 1 + len(plainjson.dumps(value))
     if isinstance(value, (list, dict)):
