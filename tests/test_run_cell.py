@@ -318,6 +318,33 @@ def test_threads_and_forks_print_whole_lines(tmp_path: Path, version: str) -> No
 
 
 @every_python
+def test_threads_that_print_after_a_fork_start_one_flusher_between_them(tmp_path: Path, version: str) -> None:
+    source = """
+        import os, sys, threading
+        sys.setswitchinterval(1e-5)
+        stop = False
+        def work():
+            while not stop: sys.stdout.write("-\\n")
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        [t.start() for t in threads]
+        for _ in range(40):
+            pid = os.fork()
+            if pid == 0: os._exit(0)
+            os.waitpid(pid, 0)
+        stop = True
+        [t.join() for t in threads]
+        def threads_left(): return len(os.listdir("/proc/self/task"))
+        import time
+        until = time.monotonic() + 10
+        while threads_left() > 2 and time.monotonic() < until: time.sleep(0.01)
+        print(threads_left())
+    """
+    outcome = cell(tmp_path, source, VERSIONS[version], environment={"PYTHONWARNINGS": "ignore"})
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.splitlines()[-1] in ("1", "2")  # the cell's own, and the flusher
+
+
+@every_python
 def test_output_of_a_cell_leaves_within_a_tick(tmp_path: Path, version: str) -> None:
     outcome = cell(tmp_path, "import time\nprint('a')\ntime.sleep(.6)\nprint('b')\ntime.sleep(.6)\n1", VERSIONS[version])  # fmt: skip  # noqa: E501
     first, second, last = outcome.times

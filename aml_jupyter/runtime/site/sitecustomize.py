@@ -46,17 +46,25 @@ class _Flusher:
     def _reset(self):
         self.running = False
         self.task = ""
+        self.changing = _thread.allocate_lock()  # held while the thread is started, and from its end on
         self.wake = _thread.allocate_lock()
         self.done = _thread.allocate_lock()
         self.wake.acquire()
         self.done.acquire()
 
     def start(self):
+        """Start the thread, unless another one does so or a fork is under way: nobody would stop a second."""
+        changing = self.changing
+        if not changing.acquire(False):
+            return
         try:
-            _thread.start_new_thread(self._run, (self.wake, self.done))
-            self.running = True
+            if not self.running:
+                _thread.start_new_thread(self._run, (self.wake, self.done))
+                self.running = True
         except RuntimeError:  # no more threads here, or the interpreter is ending
             pass
+        finally:
+            changing.release()
 
     def _run(self, wake, done):
         if hasattr(_signal, "pthread_sigmask"):  # signals are for the program's own threads
@@ -73,7 +81,13 @@ class _Flusher:
             self.wake.release()
             self.done.acquire(True, timeout)
 
+    def end(self):
+        """Stop for good."""
+        self.changing.acquire(True, 2)
+        self.stop()
+
     def before_fork(self):
+        self.changing.acquire(True, 2)  # to the end of the fork, after which there is a new one
         if self.running:
             self.stop(2)
             for _ in range(20):  # os.fork counts threads and warns of a second one
@@ -109,7 +123,7 @@ class _Flusher:
 
     def install(self):
         self.start()
-        atexit.register(self.stop)
+        atexit.register(self.end)
         if hasattr(os, "register_at_fork"):
             after = self.after_fork
             os.register_at_fork(before=self.before_fork, after_in_parent=after, after_in_child=after)
