@@ -36,7 +36,8 @@ def test_a_script_leaves_its_output_and_its_ending(tmp_path: Path, python: str) 
 
 
 def test_events_are_numbered_and_timed_in_order(tmp_path: Path, python: str) -> None:
-    job = RuntimeJob(tmp_path, "import sys; print('a', file=sys.stderr)", python)
+    # one write: a print may leave in two pieces, each of them a stretch
+    job = RuntimeJob(tmp_path, "import os; os.write(2, b'a\\n')", python)
     job.run()
     first = json.loads((job.job / "events.jsonl").read_text().splitlines()[0])
     assert first == {"format": 1, "run_id": "test_1500000000000"}
@@ -204,11 +205,14 @@ def test_a_quiet_line_reaches_the_log_within_20_ms(tmp_path: Path, python: str) 
 
 
 def test_stdout_and_stderr_keep_their_order_when_written_slowly(tmp_path: Path, python: str) -> None:
+    # slowly: nothing is written before the runtime has taken what came before, and no order is left to guess
     script = """
 import os, time
+log, written = os.environ["AML_JOB"] + "/log", 0
 for number in range(40):
-    os.write(1 + number % 2, b"%d\\n" % number)
-    time.sleep(0.005)
+    written += os.write(1 + number % 2, b"%d\\n" % number)
+    while not os.path.exists(log) or os.path.getsize(log) < written:
+        time.sleep(0.001)
 """
     job = RuntimeJob(tmp_path, script, python)
     job.run()
@@ -263,8 +267,18 @@ def test_L13_started_names_the_process_by_pid_start_time_and_boot(tmp_path: Path
     job.wait()
 
 
+def _is_free(path: Path) -> bool:
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def test_main_runs_a_job_in_a_process_forked_for_it(tmp_path: Path, python: str) -> None:
-    job = RuntimeJob(tmp_path, "import time; time.sleep(0.5); print('forked')", python)
+    script = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nprint('forked')"
+    job = RuntimeJob(tmp_path, script, python)
     # the parent holds a lock, ignores signals and has a pipe open: none of it may reach the job
     parent = f"""
 import fcntl, os, signal, sys
@@ -279,11 +293,11 @@ if pid == 0:
 print(pid)
 """
     done = subprocess.run([python, "-c", parent], stdout=subprocess.PIPE, timeout=20, check=True)
-    # the output ended although the job goes on
-    assert not (job.job / "exit.json").exists()
     pid = int(done.stdout)
-    with open(tmp_path / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # output and lock are free although the job goes on, once its process has come to closing them
+    job.wait_for(lambda: _is_free(tmp_path / "lock"))
+    assert not (job.job / "exit.json").exists()
+    (job.work / "go").touch()
     job.wait_for((job.job / "exit.json").exists)
     assert job.ending()["exit_code"] == 0
     assert job.log == b"forked\n"
