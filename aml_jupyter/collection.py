@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-from aml_jupyter import artifacts, plainjson
-from aml_jupyter.confined import Root, open_regular
+from aml_jupyter import artifacts, plainjson, runs
+from aml_jupyter.confined import open_regular
 from aml_jupyter.errors import AmlError, ConfinedError
 from aml_jupyter.metrics import merge_metrics
 
@@ -98,7 +98,11 @@ def collect(
 
 def _merge_metrics(directory: RunDirectory, _record: Record, warnings: list[str]) -> dict[str, Any]:
     events = _noting_warnings(read_events(directory.events_jsonl), warnings)
-    return {"metrics": merge_metrics(events, _data(directory), warnings)}
+
+    def read(sha256: str) -> bytes:
+        return runs.payload(directory, sha256, LARGEST_VALUE)
+
+    return {"metrics": merge_metrics(events, read, warnings)}
 
 
 def _keep_artifacts(directory: RunDirectory, _record: Record, warnings: list[str]) -> dict[str, Any]:
@@ -131,16 +135,6 @@ def _noting_warnings(events: Iterator[dict[str, Any]], warnings: list[str]) -> I
         if isinstance(text, str) and text not in warnings and len(warnings) < MOST_WARNINGS:
             warnings.append(text)
         yield event
-
-
-def _data(directory: RunDirectory) -> Callable[[str], bytes]:
-    """Reads a file of `data/`, which bears its hash as its name."""
-
-    def read(name: str) -> bytes:
-        with Root(directory.job) as job:
-            return job.read_bytes(f"data/{name}", LARGEST_VALUE)
-
-    return read
 
 
 def error_of(directory: RunDirectory) -> str:

@@ -339,7 +339,9 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
         command = (command[0], directory.job + "/runtime/run_cell.py", *command[1:])
     environment = dict(planned.configuration.environment_variables)
     if planned.share:
-        environment["AZUREML_NATIVE_SHARE_DIRECTORY"] = planned.share.variable
+        from aml_jupyter.share import VARIABLE
+
+        environment[VARIABLE] = planned.share.variable
     runs.write_json(
         directory.job + "/request.json",
         {

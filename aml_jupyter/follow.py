@@ -10,7 +10,7 @@ import time
 from collections import deque
 
 from aml_jupyter import plainjson, processes, runs
-from aml_jupyter.confined import Root, open_regular
+from aml_jupyter.confined import open_regular
 from aml_jupyter.errors import ConfinedError
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
@@ -203,15 +203,6 @@ class Follower:
                 begin = start
             yield "stderr", begin, min(stop, end)
             begin = min(stop, end)
-
-
-def payload(directory: RunDirectory, sha256: str, limit: int) -> bytes:
-    """A file of the job's `data/`; raises FileNotFoundError when it is not there, no file or too large."""
-    try:
-        with Root(directory.job) as job:
-            return job.read_bytes(f"data/{sha256}", limit)
-    except ConfinedError as error:
-        raise FileNotFoundError(f"data/{sha256}: {error.message}") from error
 
 
 def open_job_file(path: str) -> int | None:

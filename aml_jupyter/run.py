@@ -131,13 +131,13 @@ class Run:
         return card_of(self._directory, record, metrics=record.metrics if record.ended else self.metrics)
 
     def _metrics_so_far(self) -> dict[str, Any]:
+        from aml_jupyter import runs
         from aml_jupyter.collection import read_events
-        from aml_jupyter.follow import payload
         from aml_jupyter.metrics import merge_metrics
 
         directory = self._directory
         events = read_events(directory.events_jsonl)
-        return merge_metrics(events, lambda sha256: payload(directory, sha256, LARGEST_VALUE))
+        return merge_metrics(events, lambda sha256: runs.payload(directory, sha256, LARGEST_VALUE))
 
     def __getitem__(self, name: str) -> Any:
         return self.metrics[name]

@@ -18,13 +18,26 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "aml_jupyter"
 
 FAMILIES = (
-    "artifact budget cell config environment file history log metric name path record run runtime secret "
-    "share snapshot store supervisor target value"
+    "artifact budget cell config data environment events file history label log message metric name path "
+    "record request restore run runtime secret share snapshot store supervisor target value"
 )
 CODE = re.compile(rf"(?:{'|'.join(FAMILIES.split())})\.[a-z_]+")
 # what looks like a code and is a file
-FILES = (".json", ".jsonl", ".py", ".log", ".lock", ".sqlite", ".md", ".partial", ".tmp", ".csv", ".txt")
-WITHOUT_FAMILY = {"usage"}
+FILES = (
+    ".json",
+    ".jsonl",
+    ".py",
+    ".log",
+    ".lock",
+    ".sqlite",
+    ".md",
+    ".partial",
+    ".tmp",
+    ".csv",
+    ".txt",
+    ".sock",
+)
+WITHOUT_FAMILY = {"usage", "defect", "system"}
 
 
 def read(name: str) -> str:
@@ -35,8 +48,6 @@ def error_codes() -> set[str]:
     """Every error code that stands in the package's source."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
-        if "runtime" in path.relative_to(PACKAGE).parts:
-            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 text = node.value

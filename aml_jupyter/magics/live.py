@@ -13,7 +13,8 @@ from collections import deque
 from html import escape
 
 from aml_jupyter import card as cards
-from aml_jupyter.follow import Event, Follower, Status, Text, payload
+from aml_jupyter import runs
+from aml_jupyter.follow import Event, Follower, Status, Text
 from aml_jupyter.printable import fold_returns, page_text, safe_text, shortened, shown_size
 
 TYPE_CHECKING = False
@@ -219,7 +220,7 @@ class CardShown:
             from aml_jupyter.metrics import merge_metrics
 
             changes["metrics"] = merge_metrics(
-                self._metrics, lambda sha256: payload(self.directory, sha256, PAYLOAD)
+                self._metrics, lambda sha256: runs.payload(self.directory, sha256, PAYLOAD)
             )
         if not card.ended:
             changes["warnings"] = (*card.warnings, *self._warnings)
@@ -455,9 +456,9 @@ def shown_data(directory: RunDirectory, event: dict[str, Any]) -> tuple[dict[str
     from aml_jupyter.values import restored
 
     try:
-        full = restored(event, lambda sha256: payload(directory, sha256, PAYLOAD))
+        full = restored(event, lambda sha256: runs.payload(directory, sha256, PAYLOAD))
     except (OSError, ValueError):  # its metadata is gone: shown without
-        full = restored({"data": event.get("data")}, lambda sha256: payload(directory, sha256, PAYLOAD))
+        full = restored({"data": event.get("data")}, lambda sha256: runs.payload(directory, sha256, PAYLOAD))
     data, metadata = full.get("data"), full.get("metadata")
     return (data if isinstance(data, dict) else {}), (metadata if isinstance(metadata, dict) else {})
 

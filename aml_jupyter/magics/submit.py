@@ -19,7 +19,7 @@ from aml_jupyter.commands.submit import project_of, request_of
 from aml_jupyter.commands.watch import exit_status
 from aml_jupyter.errors import AmlError, RunFailed, UsageError, ValueTransferError
 from aml_jupyter.executors import executor_for
-from aml_jupyter.follow import Follower, payload
+from aml_jupyter.follow import Follower
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.magics import options as words
 from aml_jupyter.magics.live import Live, error_lines
@@ -294,7 +294,7 @@ def _bring_back(page: Page, directory: RunDirectory, live: Live) -> AmlError | N
     problem = None
     for name, event in live.values.items():
         try:
-            value = values.decode(event, lambda sha256: payload(directory, sha256, LARGEST_READ))
+            value = values.decode(event, lambda sha256: runs.payload(directory, sha256, LARGEST_READ))
         except AmlError as error:
             problem = problem or error
         except FileNotFoundError as error:

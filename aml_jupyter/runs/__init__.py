@@ -18,6 +18,7 @@ from aml_jupyter.runs.directory import (
     create,
     discard,
     mark_changed,
+    payload,
     write_json,
 )
 from aml_jupyter.runs.evidence import (
@@ -74,6 +75,7 @@ __all__ = [
     "load_record",
     "mark_changed",
     "new_record",
+    "payload",
     "pin",
     "read_labels",
     "read_record",

@@ -7,7 +7,7 @@ import os
 import time
 
 from aml_jupyter import plainjson
-from aml_jupyter.confined import make_root, read_bounded, remove_tree, write_atomic
+from aml_jupyter.confined import Root, make_root, read_bounded, remove_tree, write_atomic
 from aml_jupyter.errors import ConfinedError, HistoryError, RunNotFound
 from aml_jupyter.frozen import Value
 from aml_jupyter.locks import exclusive
@@ -368,3 +368,12 @@ def not_a_run(directory: RunDirectory) -> RunNotFound:
         code="run.missing",
         hint="`aml runs` lists the runs there are; `aml check` finds what is left of broken ones.",
     )
+
+
+def payload(directory: RunDirectory, sha256: str, limit: int) -> bytes:
+    """A file of the job's `data/`; raises FileNotFoundError when it is not there, no file or too large."""
+    try:
+        with Root(directory.job) as job:
+            return job.read_bytes(f"data/{sha256}", limit)
+    except ConfinedError as error:
+        raise FileNotFoundError(f"data/{sha256}: {error.message}") from error
