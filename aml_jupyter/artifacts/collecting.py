@@ -207,11 +207,15 @@ class _Collection:
         if ours and may_move and isinstance(self.store, FolderStore):
             stored = copy_hashed(fd, None, key)
             if _same(before, os.fstat(fd)):
-                if before.st_mode & 0o7022:
-                    os.fchmod(fd, before.st_mode & 0o755)
+                if before.st_mode & 0o7077:
+                    os.fchmod(fd, before.st_mode & 0o700)
                 self._sync(fd)
                 if self.store.adopt(key, folder.fd, name):
-                    return stored if self._is_there(key, before) else None
+                    if self._is_there(key, before):
+                        return stored
+                    # still written, or another file by now: it goes back, nothing of it is lost
+                    self.store.give_back(key, folder.fd, name)
+                    return None
             else:
                 return None
         stored = self.store.put(key, fd)
@@ -226,16 +230,12 @@ class _Collection:
             with self.store.open(key) as file:
                 found = os.fstat(file.fileno())
         except ArtifactError:  # a link or a FIFO was put in its place: then it is that which was renamed
-            self.store.delete(key)
             return False
-        if (found.st_ino, found.st_size, found.st_mtime_ns) == (
+        return (found.st_ino, found.st_size, found.st_mtime_ns) == (
             before.st_ino,
             before.st_size,
             before.st_mtime_ns,
-        ):
-            return True
-        self.store.delete(key)
-        return False
+        )
 
     def _take_link(self, outputs: Root, entry: Entry) -> None:
         """Keep what a link means when that is a file among the outputs; nothing else is ever opened."""

@@ -110,6 +110,17 @@ class FolderStore:
                     return False
         return True
 
+    def give_back(self, key: str, folder_fd: int, name: str) -> None:
+        """Undo `adopt`; where another file has got the name meanwhile, that is the one that counts."""
+        check_key(key)
+        parent, _, last = key.rpartition("/")
+        with _Faults(key), Root(self.path) as root, root.folder(parent) as into:
+            try:
+                os.link(last, name, src_dir_fd=into.fd, dst_dir_fd=folder_fd, follow_symlinks=False)
+            except FileExistsError:
+                pass
+            os.unlink(last, dir_fd=into.fd)
+
     def tidy(self, prefix: str) -> None:
         """Remove what killed writers left below a prefix that nobody else writes to now."""
         check_key(prefix)
