@@ -551,4 +551,5 @@ def _await_supervisor(directory: RunDirectory, due: float | None) -> bool:
         processes.wait_end(who, seconds)
     elif runs.load_record(directory).status not in TERMINAL:
         time.sleep(min(seconds, 0.005))
-    return not runs.supervised(directory)
+    # the record first: asking who holds a lock takes longer than the run's bookkeeping
+    return runs.load_record(directory).status in TERMINAL or not runs.supervised(directory)
