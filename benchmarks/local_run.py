@@ -144,9 +144,8 @@ def main() -> None:
         for _ in range(rounds):
             for name, work in cases.items():
                 results[name].append(measure(work, standby.refill if "standby" in name else lambda: None))
-        returns = []
-        for detached in (returning(small), returning(small, standby)):
-            returns.append(statistics.median(detached() for _ in range(rounds)))
+        both = (returning(small), returning(small, standby))
+        returns = [statistics.median(detached() for _ in range(rounds)) for detached in both]
         standby.close()
         reap()
     report(results, returns)
