@@ -35,7 +35,8 @@ check: $(STAMPS)/test ## lint, format, types, import contracts
 	$(BIN)/lint-imports --no-cache
 
 # these start hundreds of processes
-HEAVY := test_cli test_magics test_run_cell test_run_object test_runtime_endings test_shims
+HEAVY := test_cli test_commands test_collection test_experiment test_follow test_magics test_run_cell test_run_object \
+	test_runtime test_runtime_endings test_runtime_messages test_shims test_starting
 fast: $(STAMPS)/test ## the tests that start few processes (under 30 s)
 	$(PYTEST) -m "not slow and not faults and not soak" $(HEAVY:%=--ignore=tests/%.py)
 

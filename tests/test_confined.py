@@ -599,6 +599,7 @@ def test_S10_a_path_far_beyond_the_systems_limit_is_walked_read_and_removed(root
     assert list(root.walk()) == []
 
 
+@pytest.mark.slow
 def test_S10_thousands_of_levels_need_few_descriptors(root: Root) -> None:
     fd = os.dup(root.fd)
     for _ in range(5000):

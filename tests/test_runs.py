@@ -194,6 +194,7 @@ def test_an_ending_is_written_once(home: str) -> None:
     assert runs.load_record(directory).status == "Failed"
 
 
+@pytest.mark.slow
 def test_a_record_that_could_not_be_read_again_is_cut_and_says_so(home: str) -> None:
     directory = finished(home)
     change(directory, not_kept=("x" * 4000,) * 40_000, metrics={"a": 1})

@@ -316,6 +316,7 @@ def test_names_and_sizes_have_limits_that_are_told() -> None:
     assert "too large" in told[0]
 
 
+@pytest.mark.slow
 def test_whatever_a_run_logs_its_record_can_be_read_again(home: str) -> None:
     told: list[str] = []
     names = [metric("\U0001f600" * 900 + str(i), i) for i in range(75_000)]
