@@ -10,6 +10,7 @@
     ├── ArtifactError        an artifact is missing, damaged or may not be written
     ├── HistoryError         the history is locked, damaged or full
     ├── TargetUnavailable    the machine or interpreter cannot be used now; safe to retry
+    ├── EnvironmentFailed    the packages of a run cannot be solved, fetched or installed
     ├── ValueTransferError   a variable cannot be sent or brought back
     ├── CellError            a cell asks for what the target will not have
     ├── UsageError           an option or argument is wrong
@@ -109,6 +110,17 @@ class TargetUnavailable(AmlError):
     """The target's machine or interpreter cannot be used now; trying again is safe."""
 
     code = "target.unreachable"
+
+    @property
+    def passing(self) -> bool:
+        """Whether nothing answered: what was asked for may have happened all the same."""
+        return self.code in ("target.unreachable", "target.busy", "engine.unavailable")
+
+
+class EnvironmentFailed(AmlError):
+    """The packages that a run asks for cannot be solved, fetched or installed; names each."""
+
+    code = "environment.unsolvable"
 
 
 class ValueTransferError(AmlError):
