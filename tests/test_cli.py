@@ -11,7 +11,7 @@ import pytest
 
 from aml_jupyter import cli, errors
 from aml_jupyter.commands import VERBS, Parser, build, parse_seconds
-from aml_jupyter.commands.submit import parse_size
+from aml_jupyter.commands.resources import parse_size
 from aml_jupyter.errors import UsageError
 from tests.terminal import AML, aml, data, detached, environment, terminal, until
 
@@ -116,7 +116,14 @@ def test_what_is_no_time_is_a_usage_error(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("100", 100), ("25MB", 25 << 20), ("1GiB", 1 << 30), ("0.5k", 512), ("500kB", 500 << 10)],
+    [
+        ("100", 100),
+        ("25MB", 25 << 20),
+        ("1GiB", 1 << 30),
+        ("0.5k", 512),
+        ("500kB", 500 << 10),
+        ("512m", 512 << 20),
+    ],
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_size(text) == size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
+
 from aml_jupyter.commands import add_json, parse_pair
 from aml_jupyter.commands.submit import project_of
 from aml_jupyter.config import aml_home, listing
@@ -60,11 +62,28 @@ def arguments_config(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--name", metavar="NAME", help="name the project for good, in .azureml/project.json")
     add_json(parser)
+    actions = parser.add_subparsers(dest="action", metavar="set|get|unset|list")
+    change = actions.add_parser("set", help="change a setting")
+    get = actions.add_parser("get", help="print a setting")
+    unset = actions.add_parser("unset", help="forget a setting")
+    for action in (change, get, unset):
+        action.add_argument("key", metavar="KEY", help="such as image.NAME")
+    change.add_argument("value", metavar="VALUE", help="its value")
+    for action in (change, unset):
+        action.add_argument("--project-level", action="store_true", help="in the project's own file")
+    for action in (change, get, unset, actions.add_parser("list", help="print all settings")):
+        # what was said before the action is not said anew by its default
+        action.add_argument("--project", metavar="DIR", default=SUPPRESS, help="the project")
+        action.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
 
 
 def do_config(options: Namespace, screen: Screen) -> int:
-    """Show where everything is."""
+    """Show where everything is; settings."""
     project = project_of(options)
+    if options.action:
+        from aml_jupyter.commands import preferences
+
+        return preferences.do(options, project.root, screen)
     if options.name:
         from aml_jupyter.config import edit
 

@@ -6,7 +6,8 @@ import os
 import shlex
 
 from aml_jupyter.commands import add_json
-from aml_jupyter.commands.submit import parse_size, project_of, rules_of
+from aml_jupyter.commands.resources import parse_size
+from aml_jupyter.commands.submit import project_of, rules_of
 from aml_jupyter.commands.watch import find_run
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import UsageError

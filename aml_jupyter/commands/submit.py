@@ -6,6 +6,12 @@ import os
 
 from aml_jupyter import plainjson
 from aml_jupyter.commands import add_json, parse_pair, parse_seconds
+from aml_jupyter.commands.resources import (
+    add_environment_options,
+    add_resource_options,
+    parse_size,
+    resources_of,
+)
 from aml_jupyter.errors import ConfinedError, UsageError
 
 TYPE_CHECKING = False
@@ -58,24 +64,11 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--exclude", action="append", default=[], metavar="GLOB", help="leave it out")
     add("--max-size", type=parse_size, metavar="SIZE", help="the most that may be sent; 25MB unless said")
     add("--allow-secrets", action="store_true", help="send files that look like they hold credentials")
+    add_environment_options(parser)
+    add("--prepare-only", action="store_true", help="make the environment ready, and stop")
+    add_resource_options(parser)
     add("--project", metavar="DIR", help="the project; found from the working folder unless said")
     add("--no-raise-error", dest="raise_error", action="store_false", help="a failed run is only reported")
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `25MB`, `1GiB` or a number; MB and MiB both mean 1024 x 1024.  Raises ArgumentTypeError."""
-    import argparse
-
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    bare = text.upper().removesuffix("B").removesuffix("I")
-    factor = units.get(bare[-1:], 1)
-    try:
-        size = float(bare[:-1] if bare[-1:] in units else bare) * factor
-    except ValueError:
-        size = -1.0
-    if not 0 <= size < 1 << 60:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500kB, 25MB or 1GB")
-    return int(size)
 
 
 def rules_of(options: Namespace) -> Rules:
@@ -171,6 +164,7 @@ def request_of(options: Namespace, **more: Any) -> Request:
         workdir=options.workdir,
         rules=rules_of(options),
         from_run=options.from_run,
+        resources=resources_of(options),
         **more,
     )
 
@@ -190,6 +184,10 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
         from aml_jupyter.commands.files import show_plan
 
         return show_plan(experiment.plan(request, project), screen, as_json=options.json)
+    if options.prepare_only:
+        from aml_jupyter.commands.prepare import prepare
+
+        return prepare(request, project, screen, as_json=options.json)
     _warn_of_secrets(request.arguments, screen)
     # a command has one thread and ends soon: its fork may see the run through
     directory = experiment.submit(request, project, ForkedStarter)
@@ -231,18 +229,19 @@ def _warn_of_secrets(arguments: Sequence[str], screen: Screen) -> None:
 
 
 def arguments_experiment(parser: ArgumentParser) -> None:
-    """`aml experiment submit -c TARGET script.py args`, `cancel -r RUN`, `status -r RUN`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="submit|cancel|status")
+    """`aml experiment submit -c NAME script.py args`, `prepare -c NAME`, `cancel -r RUN`, `status -r RUN`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="submit|prepare|cancel|status")
     submit = actions.add_parser("submit", help="run a script; everything behind it belongs to it")
+    _add_2018(submit)
     add = submit.add_argument
-    add("-c", "--run-configuration", dest="target", default="local", metavar="NAME", help="local unless said")
-    add("-t", "--target", dest="compute", metavar="NAME",
-        help="another compute target than the run configuration's")  # fmt: skip
     add("-a", "--async", dest="detach", action="store_true", help="do not wait")
     add("--wait", dest="detach", action="store_false", help="wait, which it does unless told otherwise")
-    add("-p", "--project", metavar="DIR", help="the project; found from the working folder unless said")
-    add_json(submit)
+    add("--prepare", action="store_true", help="make the environment first, whatever PrepareEnvironment says")
     add("words", nargs="...", metavar="script args", help="everything behind the script belongs to it")
+    prepare = actions.add_parser("prepare", help="make the environment of a run configuration ready")
+    _add_2018(prepare)
+    prepare.add_argument("--wait", action="store_true", help="it always does")
+    add_environment_options(prepare)
     for name, does in (("cancel", "end a run"), ("status", "everything that is known of one run")):
         action = actions.add_parser(name, help=does)
         action.add_argument("-r", "--run", required=True, metavar="RUN", help="which one")
@@ -251,10 +250,21 @@ def arguments_experiment(parser: ArgumentParser) -> None:
         add_json(action)
 
 
+def _add_2018(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-c", "--run-configuration", dest="target", default="local", metavar="NAME", help="local unless said")
+    add("-t", "--target", dest="compute", metavar="NAME",
+        help="another compute target than the run configuration's")  # fmt: skip
+    add("-p", "--project", metavar="DIR", help="the project; found from the working folder unless said")
+    add_json(parser)
+
+
 def do_experiment(options: Namespace, screen: Screen) -> int:
     """The names of 2018 for run, stop and show."""
     if options.action == "submit":
         return _submit_2018(options, screen)
+    if options.action == "prepare":
+        return _prepare_2018(options, screen)
     from aml_jupyter.commands import history, watch
 
     if options.action == "cancel":
@@ -277,5 +287,17 @@ def _submit_2018(options: Namespace, screen: Screen) -> int:
         script=script[0] if script else None,
         arguments=tuple(arguments),
     )
-    options.dry_run, options.quiet, options.raise_error = False, False, True
+    if options.prepare:
+        from aml_jupyter import experiment
+
+        experiment.prepare(request, project_of(options), screen.remark)
+    options.dry_run, options.quiet, options.raise_error, options.prepare_only = False, False, True, False
     return submit_and_follow(request, project_of(options), options, screen)
+
+
+def _prepare_2018(options: Namespace, screen: Screen) -> int:
+    from aml_jupyter.commands.prepare import prepare
+    from aml_jupyter.experiment import Request
+
+    request = Request(target=options.target, compute=options.compute, resources=resources_of(options))
+    return prepare(request, project_of(options), screen, as_json=options.json)

@@ -160,8 +160,8 @@ def _submit(page: Page, options: Namespace, warnings: tuple[str, ...], **fields:
     project = project_of(options)
     fields.update(notebook=_notebook(page, options, project), cell_id=page.cell_id(), warnings=warnings)
     request = request_of(options, **fields)
-    if options.dry_run:
-        _show_plan(page, request, project)
+    if options.dry_run or options.prepare_only:
+        _without_run(page, options, request, project)
         return
     with Interrupts() as interrupts:
         directory = experiment.submit(request, project, STANDBY.take)
@@ -196,13 +196,18 @@ def _notebook(page: Page, options: Namespace, project: Project) -> str | None:
     return None if inside.startswith("..") else inside.replace(os.sep, "/")
 
 
-def _show_plan(page: Page, request: Request, project: Project) -> None:
+def _without_run(page: Page, options: Namespace, request: Request, project: Project) -> None:
+    """Show what would be run and sent, or make the environment ready."""
     from aml_jupyter.commands.files import show_plan
+    from aml_jupyter.commands.prepare import prepare
     from aml_jupyter.magics.verbs import NotebookScreen
 
     screen = NotebookScreen(page)
     try:
-        show_plan(experiment.plan(request, project), screen, as_json=False)
+        if options.dry_run:
+            show_plan(experiment.plan(request, project), screen, as_json=False)
+        else:
+            prepare(request, project, screen)
     finally:
         screen.finish()
 
