@@ -22,7 +22,7 @@ from aml_jupyter.validation import check_environment, check_params, check_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from aml_jupyter.config import Project, RunConfiguration, Target
@@ -64,6 +64,7 @@ class Request(Value):
     warnings: tuple[str, ...] = ()
     from_run: str | None = None
     parent_run_id: str | None = None
+    experiment_id: str = ""
 
 
 class Plan(Value):
@@ -126,23 +127,44 @@ def submit(
     `start` makes the supervisor: a new process unless the caller has one ready.  Raises what `plan` raises,
     SnapshotError, ValueTransferError.  Nothing is left when it raises.
     """
-    planned = plan(request, project)
-    named = registered(planned.project)
-    if named.key != planned.project.key:  # another folder took the name meanwhile
-        planned = plan(request, named)
-    # its interpreter starts while the snapshot is taken
-    starter = start()
+    return submit_together([request], project, start)[0]
+
+
+def submit_together(
+    requests: Sequence[Request],
+    project: Project | None = None,
+    start: Callable[[], Starter] = Starter,
+    before: Callable[[Sequence[RunDirectory]], None] = lambda _: None,
+) -> list[RunDirectory]:
+    """Start several runs with the snapshot of the first, all of them or none; raises what `submit` raises.
+
+    `before` is called when all are written and none is started.
+    """
+    planned = [plan(request, project) for request in requests]
+    named = registered(planned[0].project)
+    if named.key != planned[0].project.key:  # another folder took the name meanwhile
+        planned = [plan(request, named) for request in requests]
+    starters: list[Starter] = []
+    directories: list[RunDirectory] = []
     try:
-        directory = _write(planned)
+        for _ in planned:  # their interpreters start while the snapshot is taken
+            starters.append(start())
+        for one in planned:
+            directories.append(_write(one.replace(source_run=directories[0]) if directories else one))
+        before(directories)
     except BaseException:
-        starter.leave()
+        for starter in starters:
+            starter.leave()
+        for directory in directories:
+            runs.discard(directory)
         raise
-    secrets = {**request.environment, **request.secrets}
-    try:
-        starter.go(directory.path, secrets)
-    except SupervisorGone:  # one that was ready has died since
-        Starter().go(directory.path, secrets)
-    return directory
+    for starter, directory, request in zip(starters, directories, requests, strict=True):
+        secrets = {**request.environment, **request.secrets}
+        try:
+            starter.go(directory.path, secrets)
+        except SupervisorGone:  # one that was ready has died since
+            Starter().go(directory.path, secrets)
+    return directories
 
 
 def _framework(configuration: RunConfiguration, target: Target, warnings: list[str]) -> str:
@@ -405,6 +427,7 @@ def _record(
         warnings=(*planned.warnings, *snapshot.warnings, *share_warnings),
         phases={"snapshot": snapshot_seconds},
         parent_run_id=request.parent_run_id,
+        experiment_id=request.experiment_id or project.name,
         supervisor={"executable": sys.executable, "sys_path": [p for p in sys.path if p]},
     )
 
