@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +13,8 @@ import pytest
 _PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
 
 
-def _skip(name: str, reason: str) -> None:
+def missing(name: str, reason: str) -> NoReturn:
+    """Skip the test by the name of what it lacks, or fail where that is required."""
     required = os.environ.get("AML_REQUIRE", "").split(",")
     if name in required or "all" in required:
         pytest.fail(f"{name} is required here: {reason}")
@@ -23,11 +25,11 @@ def need(name: str) -> str:
     """The path of a program, or skip the test by its name; `root` asks for user id 0."""
     if name == "root":
         if os.geteuid() != 0:
-            _skip(name, "not running as user id 0")
+            missing(name, "not running as user id 0")
         return ""
     found = shutil.which(name)
     if found is None:
-        _skip(name, "no such program on PATH")
+        missing(name, "no such program on PATH")
     return str(found)
 
 
