@@ -147,8 +147,8 @@ def submit_together(
     starters: list[Starter] = []
     directories: list[RunDirectory] = []
     try:
-        for _ in planned:  # their interpreters start while the snapshot is taken
-            starters.append(start())
+        # their interpreters start while the snapshot is taken; those that did are let go if one cannot
+        starters.extend(start() for _ in planned)
         for one in planned:
             directories.append(_write(one.replace(source_run=directories[0]) if directories else one))
         before(directories)
