@@ -28,6 +28,8 @@ OURS = frozenset(
         "run.json",
         "status.jsonl",
         "control.log",
+        "starting",
+        "prepared.json",
         "handle.json",
         "supervisor.lock",
         "cancel",

@@ -10,13 +10,13 @@ import os
 import sys
 import time
 
-from aml_jupyter import installation, processes, runs
+from aml_jupyter import demands, installation, processes, runs
 from aml_jupyter.config import aml_home, find_project, registered
 from aml_jupyter.confined import read_bounded, write_atomic
-from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, RunFailed, RunNotFound, UsageError
+from aml_jupyter.errors import AmlError, ConfinedError, RunFailed, RunNotFound, UsageError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.frozen import Value
-from aml_jupyter.job import TERMINAL
+from aml_jupyter.job import TERMINAL, Job
 from aml_jupyter.starting import Starter, SupervisorGone, umask
 from aml_jupyter.validation import check_environment, check_params, check_words
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aml_jupyter.runs import Record, RunDirectory
     from aml_jupyter.share import Share
     from aml_jupyter.snapshot import Rules, Snapshot
+    from aml_jupyter.spark import Session
 
 # seconds in which a run directory that its own script deleted gets its record back
 REWRITTEN = 5.0
@@ -40,7 +41,8 @@ class Request(Value):
     """What a person asked for.
 
     `cell` is the cell's bytes, or None for a script; `secrets` are variables that are written nowhere;
-    `timeout` in seconds; `warnings` are what the front door has to remark already.
+    `timeout` in seconds; `warnings` are what the front door has to remark already; `resources` are what the
+    run may use of its target (`cpus`, `memory`, `gpus`, `image`, ...).
     """
 
     target: str = "local"
@@ -65,6 +67,7 @@ class Request(Value):
     from_run: str | None = None
     parent_run_id: str | None = None
     experiment_id: str = ""
+    resources: Mapping[str, object] = {}
 
 
 class Plan(Value):
@@ -79,6 +82,8 @@ class Plan(Value):
     command: tuple[str, ...]
     share: Share | None
     warnings: tuple[str, ...]
+    spark: Session | None = None
+    dependencies: Mapping[str, Any] | None = None
     source_run: RunDirectory | None = None
 
 
@@ -96,15 +101,16 @@ def plan(request: Request, project: Project | None = None) -> Plan:
     check_params(request.params)
     configuration, target = project.resolve(request.target, request.compute)
     executor = executor_for(target.kind)
-    executor.check(target)
-    python = executor.python(target)
+    executor.check(target, request.resources)
+    python = demands.PYTHON_OF_TARGET if demands.manages_environment(target) else executor.python(target)
     warnings = [*request.warnings, *configuration.warnings, *target.warnings]
     if project.notice:
         warnings.append(project.notice)
-    framework = _framework(configuration, target, warnings)
     command = _command(request, configuration, python, project.root if source is None else None)
     check_words(command)
+    framework, session = _framework(request, project, configuration, target, command, warnings)
     share = _share(project, target, _source(request, command, project), warnings)
+    wanted = demands.dependencies(project, configuration, target, request.resources)
     return Plan(
         request=request,
         project=project,
@@ -115,6 +121,8 @@ def plan(request: Request, project: Project | None = None) -> Plan:
         command=command,
         share=share,
         warnings=tuple(warnings),
+        spark=session,
+        dependencies=wanted,
         source_run=source,
     )
 
@@ -167,40 +175,52 @@ def submit_together(
     return directories
 
 
-def _framework(configuration: RunConfiguration, target: Target, warnings: list[str]) -> str:
-    """PySpark where Spark is found and Python elsewhere, unless the run configuration says which."""
-    wanted = configuration.framework
-    if wanted == "Python":
-        return wanted
-    spark = _spark_location(target)
-    if wanted is None:
-        found = "PySpark" if spark else "Python"
-        if configuration.file:
-            where = f"found {spark}" if spark else "no Spark was found"
-            warnings.append(f"{configuration.file} names no Framework: {found} is used ({where})")
-        return found
-    if spark is None:
-        raise ConfigError(
-            f"{configuration.file or configuration.name}: Framework is PySpark, and target {target.name!r}"
-            " has neither a spark-submit nor a pyspark package",
-            code="target.spark_missing",
-            hint="pip install pyspark into the target's Python, set sparkSubmitLocation in the .compute file,"
-            " or set Framework: Python.",
-        )
-    return wanted
+def prepare(request: Request, project: Project, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Make the environment of a target ready without a run; what it is, as `Executor.environment` says.
+
+    Raises ConfigError, TargetUnavailable, EnvironmentFailed.
+    """
+    configuration, target = project.resolve(request.target, request.compute)
+    executor = executor_for(target.kind)
+    executor.check(target, request.resources)
+    wanted = demands.dependencies(project, configuration, target, request.resources)
+    job = Job(
+        run_id="",
+        directory="",
+        kind=target.kind,
+        python=executor.python(target) if wanted is None else demands.PYTHON_OF_TARGET,
+        command=(),
+        environment={},
+        target=demands.of_target(project, target, request.resources),
+        resources=request.resources,
+        dependencies=wanted and {**wanted, "prepare": True},
+    )
+    return executor.make_environment(job, tell)
 
 
-def _spark_location(target: Target) -> str | None:
-    from aml_jupyter.executors.local import find_program
+def _framework(
+    request: Request,
+    project: Project,
+    configuration: RunConfiguration,
+    target: Target,
+    command: tuple[str, ...],
+    warnings: list[str],
+) -> tuple[str, Session | None]:
+    """The framework of a run; without a file nobody left it open, and Java would cost seconds."""
+    if configuration.framework == "Python" or not (configuration.framework or configuration.file):
+        return "Python", None
+    from aml_jupyter import spark
 
-    if target.spark_submit_location and (found := find_program(target.spark_submit_location)):
-        return found
-    if found := find_program("spark-submit"):
-        return found
-    for entry in sys.path:
-        if os.path.isdir(entry + "/pyspark"):
-            return entry + "/pyspark"
-    return None
+    given = {**configuration.environment_variables, **request.environment, **request.secrets}
+    asked = spark.Asked(
+        project=project,
+        configuration=configuration,
+        target=target,
+        python=command[0],
+        variables={**os.environ, **given},
+        given=tuple(sorted(given)),
+    )
+    return spark.choose(asked, command[1] if request.cell is None else None, warnings)
 
 
 def _share(project: Project, target: Target, source: str, warnings: list[str]) -> Share | None:
@@ -358,7 +378,10 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
         fd = os.open(directory.job + "/cell.py", os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
-        command = (command[0], directory.job + "/runtime/run_cell.py", *command[1:])
+        runtime = demands.runtime_folder(planned.target.kind, directory.path)
+        command = (command[0], runtime + "/run_cell.py", *command[1:])
+    if planned.spark and planned.spark.properties:
+        write_atomic(directory.job + "/spark.properties", planned.spark.properties)
     environment = dict(planned.configuration.environment_variables)
     if planned.share:
         from aml_jupyter.share import VARIABLE
@@ -372,7 +395,9 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             "kind": planned.target.kind,
             "python": planned.python,
             "command": list(command),
-            "cwd": os.path.normpath(os.path.join(directory.work, request.workdir or ".")),
+            "cwd": os.path.normpath(
+                os.path.join(demands.work_folder(planned.target.kind, directory.path), request.workdir or ".")
+            ),
             "environment": environment,
             "timeout": request.timeout,
             "grace": 10.0,
@@ -382,6 +407,10 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             "snapshots": home + "/snapshots",
             "snapshot_id": snapshot.id,
             "share": planned.share.path if planned.share else None,
+            "spark": planned.spark.settings if planned.spark else None,
+            "target": demands.of_target(planned.project, planned.target, request.resources),
+            "resources": dict(request.resources),
+            "dependencies": planned.dependencies,
         },
     )
 

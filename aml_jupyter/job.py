@@ -46,6 +46,8 @@ class Job(Value):
 
     `directory` is the run's directory on the submitting machine; `job` and `work` lie below it.
     `snapshots` is the snapshot store there.  Times in seconds, sizes in bytes.
+    `target` is what an executor needs of the compute target, `resources` what the run may use of it;
+    `dependencies` asks for an environment (None: what the target has), `spark` for a Spark session.
     """
 
     run_id: str
@@ -61,6 +63,10 @@ class Job(Value):
     snapshot_id: str = ""
     share: str | None = None
     cell: bool = False
+    target: Mapping[str, Any] = {}
+    resources: Mapping[str, Any] = {}
+    dependencies: Mapping[str, Any] | None = None
+    spark: Mapping[str, Any] | None = None
 
     @classmethod
     def from_request(cls, directory: str, document: Mapping[str, Any]) -> Self:
@@ -110,9 +116,10 @@ class Alive(Value):
 
 
 class Gone(Value):
-    """The job no longer exists; `evidence` says how that is known."""
+    """The job no longer exists; `evidence` says how that is known, `reason` is for a run without an ending."""
 
     evidence: str
+    reason: str = "run.lost"
 
 
 class Unreachable(Value):

@@ -9,6 +9,7 @@ from aml_jupyter.confined import write_atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 
@@ -18,7 +19,11 @@ def record_environment(home: str, python: str) -> dict[str, Any]:
     `{"python", "version", "packages", "digest"}`: path, version as far as it is known, number of packages,
     and the name of the list below `environments/`.
     """
-    packages = installed(python)
+    return {"python": python, "version": version(python), **keep(home, python, installed(python))}
+
+
+def keep(home: str, python: str, packages: Mapping[str, str]) -> dict[str, Any]:
+    """Keep a list of packages by its content: their number `packages`, and the `digest` that names it."""
     data = plainjson.dumps({"format": 1, "python": python, "packages": packages}, sort_keys=True).encode()
     import hashlib
 
@@ -27,7 +32,7 @@ def record_environment(home: str, python: str) -> dict[str, Any]:
     if not os.path.exists(path):
         os.makedirs(f"{home}/environments", mode=0o700, exist_ok=True)
         write_atomic(path, data, sync=False)
-    return {"python": python, "version": version(python), "packages": len(packages), "digest": digest}
+    return {"packages": len(packages), "digest": digest}
 
 
 def installed(python: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ import fcntl
 
 from aml_jupyter import plainjson, processes, runs
 from aml_jupyter.confined import read_bounded
-from aml_jupyter.errors import AmlError, ConfinedError
+from aml_jupyter.errors import AmlError, ConfinedError, TargetUnavailable
 from aml_jupyter.executors import executor_for
 from aml_jupyter.job import TERMINAL, Exit, Gone, Job, Unreachable
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 CANCEL_LOOK = 0.2
 # seconds
 PATIENCE = 3.0
+# seconds between two tries to start a job at a target that does not answer
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 # bytes of a JSON file of the job
 LARGEST = 16 << 20
 SIGKILL = 9
@@ -154,7 +156,7 @@ class _Supervision:
             ending = _load(self.directory.exit_json)
             if ending is not None:
                 self._end_without_files(Exit.from_json(ending), known)
-            elif os.path.exists(self.directory.started_json) or os.path.exists(self.directory.handle_json):
+            elif self._may_run(error):
                 # the job may still run: only its own record or its absence can end it
                 self._state("NotResponding", known["code"])
             else:
@@ -178,6 +180,12 @@ class _Supervision:
             exit_code=exit_.exit_code,
             signal=exit_.signal,
         )
+
+    def _may_run(self, error: Exception) -> bool:
+        """Whether a job may exist at the target: it was started, or was about to when nobody answered."""
+        if os.path.exists(self.directory.started_json) or os.path.exists(self.directory.handle_json):
+            return True
+        return isinstance(error, TargetUnavailable) and os.path.exists(self.directory.starting)
 
     def _handle(self) -> Handle | None:
         """The handle of the job, started now if it never was; None when it was canceled before that."""
@@ -204,16 +212,40 @@ class _Supervision:
                 code="run.lost",
                 hint=f"Its code is kept: aml run TARGET SCRIPT --from-run {self.job.run_id}",
             )
-        with _Phase(self.phases, "prepare"):
-            self._state("Preparing")
-            self.executor.prepare(self.job)
-        if self._cancel_request():
+        try:
+            with _Phase(self.phases, "prepare"):
+                self._state("Preparing")
+                self.executor.prepare(self.job, self._tell)
+            self._tell("")
+        except _Canceled:
             return None
-        os.environ.update(self.secrets)
         with _Phase(self.phases, "start"):
-            return self.executor.start(self.job)
+            return self._start_surely()
 
-    def _watch(self, handle: Handle) -> tuple[Exit | None, str | None]:
+    def _start_surely(self) -> Handle:
+        """Start the job; where the target does not answer nobody knows whether it did: ask until it does."""
+        with open(self.directory.starting, "wb"):
+            pass
+        pause = SHORTEST_PAUSE
+        while True:
+            try:
+                return self.executor.start(self.job, self.secrets)
+            except TargetUnavailable as error:
+                if not error.passing:
+                    raise
+                self._log(f"{error}; trying again in {pause:g} s")
+                self._state("NotResponding", error.code)
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    def _tell(self, text: str) -> None:
+        """Show progress of the preparation, which a request to cancel ends here.  Raises _Canceled."""
+        if text:
+            self._log(text)
+        if self._cancel_request():
+            raise _Canceled
+
+    def _watch(self, handle: Handle) -> tuple[Exit | None, Gone | None]:
         self._state("Running")
         self._note_environment()
         # loaded while the job runs, not when it has ended
@@ -226,7 +258,7 @@ class _Supervision:
             if ending is not None:
                 return Exit.from_json(ending), None
             if isinstance(liveness, Gone):
-                return None, liveness.evidence
+                return None, liveness
             if isinstance(liveness, Unreachable):
                 self._state("NotResponding", liveness.cause)
             elif self.told == "NotResponding":
@@ -235,17 +267,17 @@ class _Supervision:
 
     def _poll(self, handle: Handle) -> Liveness:
         try:
-            return self.executor.poll(handle, CANCEL_LOOK)
+            liveness = self.executor.poll(handle, CANCEL_LOOK)
+            self.executor.mirror(handle, self.directory.job)
+            return liveness
         except AmlError as error:  # nothing is known for the moment: no reason to end anything
             time.sleep(CANCEL_LOOK)
             return Unreachable(cause=error.code)
 
     def _note_environment(self) -> None:
         """What the interpreter had installed when the job began."""
-        from aml_jupyter.packages import record_environment
-
         try:
-            found = record_environment(self.directory.home, self.job.python)
+            found = self.executor.environment(self.job)
         except OSError as error:  # no space, or no permission: the run is worth more than the list
             self._log(f"the packages of {self.job.python} are not recorded: {error}")
             return
@@ -261,13 +293,13 @@ class _Supervision:
             self.executor.cancel(handle, kill=wanted == "kill")
             self.cancel_sent = wanted
 
-    def _finish(self, handle: Handle, exit_: Exit | None, evidence: str | None) -> None:
+    def _finish(self, handle: Handle, exit_: Exit | None, gone: Gone | None) -> None:
         self._state("Finalizing")
         if exit_ is None:
             # the runtime is gone without an ending: what it left behind may still write
             self.executor.cancel(handle, kill=True)
-        status, reason = _ending(exit_, self._cancel_request() is not None)
-        error = None if status != "Failed" else self._why(reason, exit_, evidence)
+        status, reason = _ending(exit_, self._cancel_request() is not None, gone)
+        error = None if status != "Failed" else self._why(reason, exit_, gone.evidence if gone else None)
         changes = {"exit_code": exit_.exit_code, "signal": exit_.signal} if exit_ else {}
         if exit_:
             self.phases["run"] = exit_.duration
@@ -311,6 +343,15 @@ class _Supervision:
                 self.executor.collect(handle, self.job.work)
             changes.update(collect(self.directory, self.record, exit_, self._log))
         self._write(status, reason, exit_=exit_, error=error, **changes)
+        if handle is not None:
+            self._discard(handle)
+
+    def _discard(self, handle: Handle) -> None:
+        """Clean up at the target: the run has ended for everybody, so what goes wrong is only told."""
+        try:
+            self.executor.discard(handle)
+        except AmlError as error:
+            self._log(f"left at the target: {error}; aml targets sweep removes it")
 
     def _write(self, status: str, reason: str, *, exit_: Exit | None = None, **changes: Any) -> None:
         """Write the ending; the one thing that is written also on a full disk."""
@@ -375,10 +416,15 @@ def _remembered(record: Record) -> dict[str, Any]:
     }
 
 
-def _ending(exit_: Exit | None, cancel_requested: bool) -> tuple[str, str]:
+class _Canceled(Exception):
+    """Somebody asked for the end of the run before it was started."""
+
+
+def _ending(exit_: Exit | None, cancel_requested: bool, gone: Gone | None = None) -> tuple[str, str]:
     """Status and reason: only the runtime's own record can say that a run completed."""
     if exit_ is None:
-        return ("Canceled", "canceled") if cancel_requested else ("Failed", "run.lost")
+        lost = gone.reason if gone else "run.lost"
+        return ("Canceled", "canceled") if cancel_requested else ("Failed", lost)
     if exit_.timeout:
         return "Failed", "run.timeout"
     if exit_.cancel:

@@ -50,7 +50,7 @@ PRETTY_JSON = (
 def test_a_project_without_aml_config_has_a_working_local_target(tmp_path: Path) -> None:
     project = find_project(str(tmp_path))
     configuration, target = project.resolve("local")
-    assert project.targets() == ["local"]
+    assert project.targets() == ["docker", "local"]
     assert (target.kind, target.native_shared_directory, target.file) == ("local", "~/.azureml/share/", None)
     assert (configuration.target, configuration.framework, configuration.tracked_run) == ("local", None, True)
     assert configuration.command("train.py", ["1"]) == ("train.py", "1")

@@ -99,6 +99,19 @@ class Target(Value):
         return hash((self.name, self.kind, self.file))
 
 
+# what a project has without any file; one of the same name takes its place
+BUILT_IN = {
+    "local": Target(name="local", kind="local", type_text="local", native_shared_directory=SHARE_BASE),
+    "docker": Target(
+        name="docker",
+        kind="docker",
+        type_text="docker",
+        native_shared_directory=SHARE_BASE,
+        shared_volumes=True,
+    ),
+}
+
+
 class RunConfiguration(Value):
     """What to run and how: a `.runconfig` file, or the defaults where a target is named alone.
 
@@ -192,11 +205,11 @@ class Project(Value):
 
     def targets(self) -> list[str]:
         """Names of the compute targets, the built-in `local` among them."""
-        return sorted({*self._stems(".compute"), "local"})
+        return sorted({*self._stems(".compute"), *BUILT_IN})
 
     def run_configurations(self) -> list[str]:
-        """Names of the run configurations, the built-in `local` among them."""
-        return sorted({*self._stems(".runconfig"), "local"})
+        """Names of the run configurations, the built-in ones among them."""
+        return sorted({*self._stems(".runconfig"), *BUILT_IN})
 
     def target(self, name: str) -> Target:
         """Read one target.  Raises TargetNotFound, or ConfigError with every mistake in its file."""
@@ -210,8 +223,8 @@ class Project(Value):
                 file=path,
                 warnings=_told(path, warnings),
             )
-        if name == "local":
-            return Target(name="local", kind="local", type_text="local", native_shared_directory=SHARE_BASE)
+        if name in BUILT_IN:
+            return BUILT_IN[name]
         raise _unknown_target("compute target", name, self.targets())
 
     def run_configuration(self, name: str) -> RunConfiguration:
@@ -223,8 +236,8 @@ class Project(Value):
             return RunConfiguration(
                 **{**fields, "argument_vector": vector}, name=name, file=path, warnings=_told(path, warnings)
             )
-        if name == "local":
-            return RunConfiguration(name="local", target="local")
+        if name in BUILT_IN:
+            return RunConfiguration(name=name, target=name)
         raise _unknown_target("run configuration", name, self.run_configurations())
 
     def resolve(self, name: str, compute: str | None = None) -> tuple[RunConfiguration, Target]:

@@ -10,8 +10,8 @@ from aml_jupyter.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
+    from collections.abc import Callable, Mapping
+    from typing import Any, Protocol
 
     from aml_jupyter.config import Target
     from aml_jupyter.job import Handle, Job, Liveness
@@ -19,23 +19,32 @@ if TYPE_CHECKING:
     class Executor(Protocol):
         """What runs jobs on one kind of target; constructors do no I/O, every method may be repeated."""
 
-        def check(self, target: Target) -> None:
-            """Refuse what the configuration cannot mean; imports no SDK, touches no machine.
+        def check(self, target: Target, resources: Mapping[str, Any]) -> None:
+            """Refuse what the configuration or the resources cannot mean; imports no SDK, touches no machine.
 
             Raises ConfigError or TargetUnavailable.
             """
 
-        def python(self, target: Target) -> str:
+        def python(self, target: Target, /) -> str:
             """The interpreter that a job on this target runs, as the target names it."""
 
-        def prepare(self, job: Job) -> None:
-            """Probe the target and make the working copy and the environment ready."""
+        def make_environment(self, job: Job, tell: Tell, /) -> dict[str, Any]:
+            """Make the job's environment ready and say what it is, without a working copy."""
+
+        def prepare(self, job: Job, tell: Tell, /) -> None:
+            """Probe the target and make the working copy and the environment ready; `tell` shows progress."""
+
+        def environment(self, job: Job) -> dict[str, Any]:
+            """What a prepared job finds: `python`, `version`, number of `packages`, `digest` of their list."""
 
         def find(self, job: Job) -> Handle | None:
             """The handle of a job that was started before, by whomever."""
 
-        def start(self, job: Job) -> Handle:
-            """Start the job; a failure leaves nothing behind, a second start changes nothing."""
+        def start(self, job: Job, secrets: Mapping[str, str]) -> Handle:
+            """Start the job; a failure leaves nothing behind, a second start changes nothing.
+
+            `secrets` are variables of the run that may be written nowhere.
+            """
 
         def poll(self, handle: Handle, wait: float = 0.0) -> Liveness:
             """Whether the job exists, waiting up to `wait` seconds for its end; never an exit code."""
@@ -43,11 +52,19 @@ if TYPE_CHECKING:
         def read(self, handle: Handle, name: str, position: int) -> bytes:
             """Up to 1 MiB of a file of `job/` from a byte position."""
 
+        def mirror(self, handle: Handle, into: str) -> None:
+            """Bring what is new of `job/` into the folder `into`; nothing where it is used in place."""
+
         def cancel(self, handle: Handle, *, kill: bool = False) -> None:
             """Ask the job to end, or end every process of it at once."""
 
         def collect(self, handle: Handle, into: str) -> None:
-            """Bring the working copy's outputs below `into`."""
+            """Bring the working copy with its outputs to `into`."""
+
+        def discard(self, handle: Handle) -> None:
+            """Remove what the job occupies at the target, when its ending is written; may be repeated."""
+
+    Tell = Callable[[str], None]
 
 
 def _local() -> Executor:
@@ -56,7 +73,13 @@ def _local() -> Executor:
     return LocalExecutor()
 
 
-KINDS: dict[str, Callable[[], Executor]] = {"local": _local}
+def _docker() -> Executor:
+    from aml_jupyter.executors.docker import DockerExecutor
+
+    return DockerExecutor()
+
+
+KINDS: dict[str, Callable[[], Executor]] = {"local": _local, "docker": _docker, "remotedocker": _docker}
 
 
 def executor_for(kind: str) -> Executor:

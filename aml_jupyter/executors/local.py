@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import sys
 
-from aml_jupyter import plainjson, processes
+from aml_jupyter import plainjson, processes, working_copy
 from aml_jupyter.config import aml_home
-from aml_jupyter.confined import Root, make_root, read_bounded, remove_tree, write_atomic
-from aml_jupyter.errors import ConfigError, ConfinedError, TargetUnavailable
+from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
+from aml_jupyter.errors import ConfinedError, TargetUnavailable, UsageError
 from aml_jupyter.job import Alive, Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from aml_jupyter.config import Target
+    from aml_jupyter.executors import Tell
     from aml_jupyter.job import Handle, Job, Liveness
 
 READ_SIZE = 1 << 20
+CONTAINER_ONLY = ("image", "pull", "no_cache", "cpus", "memory", "gpus", "shm_size", "network")
 # the oldest Python that the runtime and what runs inside the user's process are made for
 OLDEST = "3.8"
 # from <signal.h>; the signal module itself imports enum, which takes longer than starting a job
@@ -28,8 +31,15 @@ SIGTERM, SIGKILL, SIGUSR1 = 15, 9, 10 if sys.platform.startswith("linux") else 3
 class LocalExecutor:
     """Runs jobs as processes of the calling user on this machine."""
 
-    def check(self, target: Target) -> None:
-        """Raise TargetUnavailable when `pythonLocation` names no program."""
+    def check(self, target: Target, resources: Mapping[str, Any]) -> None:
+        """Raise TargetUnavailable when `pythonLocation` names no program, UsageError for options of Docker."""
+        asked = [name for name in CONTAINER_ONLY if resources.get(name)]
+        if asked:
+            options = ", ".join("--" + name.replace("_", "-") for name in asked)
+            raise UsageError(
+                f"{options}: target {target.name!r} is this computer, where a run takes what there is",
+                hint="These options are for docker targets.",
+            )
         self.python(target)
 
     def python(self, target: Target) -> str:
@@ -47,25 +57,24 @@ class LocalExecutor:
         _check_version(found, f"{target.file or target.name}: pythonLocation {wanted!r}")
         return found
 
-    def prepare(self, job: Job) -> None:
-        """Make the working copy, whole or not at all, with an empty `outputs/`."""
-        if not os.path.isdir(job.work):
-            from aml_jupyter.snapshot import Store
+    def make_environment(self, job: Job, tell: Tell, /) -> dict[str, Any]:
+        """The interpreter of the job: `pythonLocation`, or that of the project's environment, made here."""
+        from aml_jupyter.packages import record_environment
 
-            partial = job.work + ".partial"
-            if os.path.lexists(partial):
-                remove_tree(partial)
-            try:
-                Store(job.snapshots).materialize(job.snapshot_id, partial)
-                os.makedirs(partial + "/outputs", exist_ok=True)
-                _check_script(job, partial)
-                os.rename(partial, job.work)
-            except BaseException:
-                # a copy that did not fit must not keep the disk full
-                if os.path.lexists(partial):
-                    remove_tree(partial)
-                raise
-        if not os.access(job.python, os.X_OK):
+        if job.dependencies is None:
+            return record_environment(aml_home(), job.python)
+        from aml_jupyter.environment import prefix
+
+        made = prefix.of_target(job.dependencies, tell)
+        return {**record_environment(aml_home(), made.python), "lock": made.lock}
+
+    def prepare(self, job: Job, tell: Tell, /) -> None:
+        """Make the working copy, whole or not at all, with an empty `outputs/`, and the environment."""
+        working_copy.make(job)
+        if job.dependencies is not None:
+            facts = self.make_environment(job, tell)
+            write_atomic(job.directory + "/prepared.json", plainjson.dumps(facts).encode(), sync=False)
+        elif not os.access(job.python, os.X_OK):
             raise TargetUnavailable(
                 f"the interpreter {job.python} is not there any more", code="target.python_missing"
             )
@@ -76,9 +85,19 @@ class LocalExecutor:
             return None
         return {"format": 1, "kind": "local", "run_id": job.run_id, "job": job.job, "spawned": None}
 
-    def start(self, job: Job) -> Handle:
+    def environment(self, job: Job) -> dict[str, Any]:
+        """The interpreter of the job and what is installed for it."""
+        from aml_jupyter.packages import record_environment
+
+        return _prepared(job) or record_environment(aml_home(), job.python)
+
+    def start(self, job: Job, secrets: Mapping[str, str]) -> Handle:
         """Start the runtime in a session of its own."""
-        pid = _fork_runtime(job.job) if _single_threaded() else _spawn_runtime(job.job)
+        os.environ.update(secrets)
+        if job.dependencies is not None:
+            pid = _spawn_runtime(job.job, str(_prepared(job)["python"]))
+        else:
+            pid = _fork_runtime(job.job) if _single_threaded() else _spawn_runtime(job.job, sys.executable)
         spawned = processes.identity(pid)
         return {"format": 1, "kind": "local", "run_id": job.run_id, "job": job.job, "spawned": spawned}
 
@@ -107,6 +126,9 @@ class LocalExecutor:
         finally:
             os.close(fd)
 
+    def mirror(self, handle: Handle, into: str) -> None:
+        """Nothing to bring: `job/` is the run directory's own."""
+
     def cancel(self, handle: Handle, *, kill: bool = False) -> None:
         """Signal the runtime; where it is gone and `kill` is asked, end what it left."""
         who = _runtime(handle)
@@ -122,14 +144,8 @@ class LocalExecutor:
     def collect(self, handle: Handle, into: str) -> None:
         """Nothing to bring: the working copy is already here."""
 
-
-def _check_script(job: Job, copy: str) -> None:
-    if not job.cell and not os.path.lexists(os.path.join(copy, job.command[1])):
-        raise ConfigError(
-            f"{job.command[1]} is not in the snapshot: a rule leaves it out",
-            code="run.script_missing",
-            hint="aml snapshot --dry-run names the rule; --include sends it all the same.",
-        )
+    def discard(self, handle: Handle) -> None:
+        """Nothing to remove: the run directory is the run's own."""
 
 
 def _check_version(python: str, where: str) -> None:
@@ -197,10 +213,19 @@ def _fork_runtime(job: str) -> int:
         os._exit(1)
 
 
-def _spawn_runtime(job: str) -> int:
+def _prepared(job: Job) -> dict[str, Any]:
+    """What the preparation found; empty for a job that runs on an interpreter that was there."""
+    if job.dependencies is None:
+        return {}
+    found = plainjson.loads(read_bounded(job.directory + "/prepared.json", READ_SIZE))
+    assert isinstance(found, dict)
+    return found
+
+
+def _spawn_runtime(job: str, python: str) -> int:
     return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-S", "-E", "-s", job + "/runtime/main.py", job],
+        python,
+        [python, "-S", "-E", "-s", job + "/runtime/main.py", job],
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

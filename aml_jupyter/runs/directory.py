@@ -76,6 +76,11 @@ class RunDirectory(Value):
         return self.path + "/control.log"
 
     @property
+    def starting(self) -> str:
+        """There from the moment a target is asked to start the job."""
+        return self.path + "/starting"
+
+    @property
     def handle_json(self) -> str:
         """What finds the job again."""
         return self.path + "/handle.json"

@@ -21,6 +21,8 @@ else:
     import _signal
 
 FORMAT = 1
+# where this runtime lies: below the job, or mounted beside it
+FOLDER = __file__.rpartition("/")[0] or "."
 LINUX = sys.platform.startswith("linux")
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -61,6 +63,7 @@ class Started:
         self.pid = 0
         self.out = self.err = -1
         self.refusal = b""
+        self.problem = "request.invalid"  # code of what kept it from starting
         self.wakeup = -1
         self.socket: "Socket | None" = None
         self.socket_path = b""
@@ -212,6 +215,8 @@ def _start(started: Started) -> str:
         return "no process could be started: %s" % error.strerror
     except ValueError as error:  # half a surrogate pair in a name or value
         return "request.json cannot be used: %s" % error
+    except Refused as error:
+        return str(error)
     return ""
 
 
@@ -228,8 +233,41 @@ def _prepare_and_spawn(started: Started) -> None:
         posix.mkdir(cwd + b"/outputs", 0o777)
     except OSError:  # there already; or no such folder, which chdir will report
         pass
-    command = [one.encode("utf-8", "surrogateescape") for one in request["command"]]
+    words = request["command"]
+    if not request.get("python", True):
+        # a target whose interpreter the submitter does not know: the one that runs this
+        words = [sys.executable] + words[1:]
+    if request.get("spark"):
+        words, environment = _spark_submit(started, words, environment)
+    command = [one.encode("utf-8", "surrogateescape") for one in words]
     _spawn(started, command, cwd, environment, prctl)
+
+
+def _spark_submit(
+    started: Started, words: "list[str]", environment: "dict[bytes, bytes]"
+) -> "tuple[list[str], dict[bytes, bytes]]":
+    """The spark-submit that runs the command, and its environment.  Raises Refused where there is none."""
+    import sparksubmit
+
+    def text(value: bytes) -> str:
+        return value.decode("utf-8", "surrogateescape")
+
+    variables = {text(name): text(value) for name, value in environment.items()}
+    try:
+        command, variables = sparksubmit.complete(
+            words, started.request["spark"], variables, text(started.job)
+        )
+    except sparksubmit.SparkMissing as error:
+        started.problem = "target.spark_missing"
+        raise Refused("%s. %s" % (error, error.hint)) from None
+    return command, {
+        name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
+        for name, value in variables.items()
+    }
+
+
+class Refused(Exception):
+    """The target lacks what the job needs."""
 
 
 def _find_prctl() -> "Callable[[int, int], int] | None":
@@ -293,7 +331,7 @@ def _environment(started: Started) -> "dict[bytes, bytes]":
     values[b"AZUREML_OUTPUT_DIRECTORY"] = cwd + b"/outputs"
     values[b"PWD"] = cwd
     values.update(asked)
-    site = started.job + b"/runtime/site"
+    site = FOLDER.encode("utf-8", "surrogateescape") + b"/site"
     before = values.get(b"PYTHONPATH")
     values[b"PYTHONPATH"] = site + b":" + before if before else site
     values[b"AZUREML_RUN_ID"] = started.request["run_id"].encode("utf-8", "surrogateescape")

@@ -1,5 +1,7 @@
 """Runs one job at the target: `python -S -E -s main.py JOB`, or `main(job)` in a process forked for it.
 
+With a second argument `stdin` it first waits for one line of JSON there: variables that are in no file.
+
 This file is compiled anew at every start, so it only finds the modules beside it.  Standard library only,
 Python 3.8 and later; everything in this folder is copied into each run.
 """
@@ -18,5 +20,21 @@ def main(job: str) -> None:
     launch.run(job)
 
 
+def _take_variables() -> None:
+    """Put the variables of the line on standard input into the environment; without a line there is no run."""
+    import os
+
+    folder = __file__.rpartition("/")[0] or "."
+    sys.path.insert(0, folder)
+    import plain
+
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        sys.exit(0)
+    os.environ.update(plain.loads(line.decode("ascii")))
+
+
 if __name__ == "__main__":
+    if sys.argv[2:] == ["stdin"]:
+        _take_variables()
     main(sys.argv[1])

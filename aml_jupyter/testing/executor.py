@@ -47,8 +47,8 @@ class ExecutorContract:
 
     def run(self, executor: Executor, job: Job) -> tuple[Handle, Exit]:
         """Prepare, start and wait for a job."""
-        executor.prepare(job)
-        handle = executor.start(job)
+        executor.prepare(job, print)
+        handle = executor.start(job, {})
         wait_for_end(executor, handle)
         return handle, read_exit(executor, handle)
 
@@ -82,33 +82,33 @@ class ExecutorContract:
 
     def test_another_process_can_take_over_from_json(self, executor: Executor, make_job: MakeJob) -> None:
         job = make_job("import time; time.sleep(0.5)")
-        executor.prepare(job)
-        handle = json.loads(json.dumps(executor.start(job)))
+        executor.prepare(job, print)
+        handle = json.loads(json.dumps(executor.start(job, {})))
         assert isinstance(executor.poll(handle), Alive)
         wait_for_end(executor, handle)
         assert read_exit(executor, handle).exit_code == 0
 
     def test_a_second_start_changes_nothing(self, executor: Executor, make_job: MakeJob) -> None:
         job = make_job("import time; print('started', flush=True); time.sleep(0.5)")
-        executor.prepare(job)
-        executor.start(job)
-        handle = executor.start(job)
+        executor.prepare(job, print)
+        executor.start(job, {})
+        handle = executor.start(job, {})
         wait_for_end(executor, handle)
         assert read_all(executor, handle, "log") == b"started\n"
 
     def test_a_started_job_is_found_again(self, executor: Executor, make_job: MakeJob) -> None:
         job = make_job("import time; time.sleep(0.5)")
-        executor.prepare(job)
+        executor.prepare(job, print)
         assert executor.find(job) is None
-        wait_for_end(executor, executor.start(job))
+        wait_for_end(executor, executor.start(job, {}))
         found = executor.find(job)
         assert found is not None
         assert read_exit(executor, found).exit_code == 0
 
     def test_cancel_ends_it_and_may_be_repeated(self, executor: Executor, make_job: MakeJob) -> None:
         job = make_job("import time; print('up', flush=True); time.sleep(60)")
-        executor.prepare(job)
-        handle = executor.start(job)
+        executor.prepare(job, print)
+        handle = executor.start(job, {})
         _wait_for_log(executor, handle, b"up")
         executor.cancel(handle)
         wait_for_end(executor, handle, 15)
@@ -120,8 +120,8 @@ class ExecutorContract:
             "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
         )
         job = make_job(source)
-        executor.prepare(job)
-        handle = executor.start(job)
+        executor.prepare(job, print)
+        handle = executor.start(job, {})
         _wait_for_log(executor, handle, b"up")
         executor.cancel(handle)
         executor.cancel(handle, kill=True)
@@ -136,8 +136,8 @@ class ExecutorContract:
 
     def test_a_start_that_fails_leaves_nothing_behind(self, executor: Executor, make_job: MakeJob) -> None:
         job = make_job("", command=("/no/such/interpreter", "script.py"))
-        executor.prepare(job)
-        handle = executor.start(job)
+        executor.prepare(job, print)
+        handle = executor.start(job, {})
         wait_for_end(executor, handle, 10)
         assert read_exit(executor, handle).exit_code == 127
 

@@ -63,7 +63,7 @@ class TestLocalExecutor(ExecutorContract):
 def test_a_missing_interpreter_is_told_by_check_with_the_key_to_change() -> None:
     target = Target(name="local", kind="local", python_location="/no/such/python")
     with pytest.raises(TargetUnavailable, match="pythonLocation") as caught:
-        executor_for("local").check(target)
+        executor_for("local").check(target, {})
     assert caught.value.code == "target.python_missing"
 
 
@@ -71,8 +71,8 @@ def test_a_job_whose_runtime_was_killed_is_gone_with_evidence(
     executor: LocalExecutor, make_job: MakeJob
 ) -> None:
     job = make_job("import time; time.sleep(60)")
-    executor.prepare(job)
-    handle = executor.start(job)
+    executor.prepare(job, print)
+    handle = executor.start(job, {})
     os.kill(handle["spawned"]["pid"], 9)
     gone = executor.poll(handle, 5)
     assert "is gone" in getattr(gone, "evidence", "")
@@ -91,5 +91,5 @@ def test_L11_a_program_that_is_no_usable_python_is_refused_before_anything_is_se
     target = Target(name="local", kind="local", python_location=found)
     for _ in range(2):  # the second time it is remembered
         with pytest.raises(TargetUnavailable, match=what) as caught:
-            executor_for("local").check(target)
+            executor_for("local").check(target, {})
         assert caught.value.code == "target.python_unusable"

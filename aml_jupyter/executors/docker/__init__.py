@@ -1,0 +1,238 @@
+"""Jobs in containers: one container a run, on the engine of this computer or of a machine reached by ssh.
+
+engine      the calls that every run makes
+images      images and environments, through the SDK
+containers  what a container is made with
+copying     the working copy into a container and out of it, where nothing is mounted
+here, there where the engine is: this computer, or a machine behind ssh
+"""
+
+from __future__ import annotations
+
+from aml_jupyter import plainjson, processes
+from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
+from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, TargetUnavailable
+from aml_jupyter.executors.docker import containers
+from aml_jupyter.executors.docker.engine import EngineRefused
+from aml_jupyter.executors.docker.here import Here
+from aml_jupyter.job import Alive, Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from aml_jupyter.config import Target
+    from aml_jupyter.executors import Tell
+    from aml_jupyter.executors.docker.place import Place
+    from aml_jupyter.job import Handle, Job, Liveness
+
+# from <signal.h>; the signal module itself imports enum
+SIGTERM, SIGUSR1 = 15, 10
+LARGEST = 1 << 20
+
+
+class DockerExecutor:
+    """Runs each job in a container of its own."""
+
+    def check(self, target: Target, resources: Mapping[str, Any]) -> None:
+        """Raise ConfigError for what no engine could be asked for."""
+        from aml_jupyter.config.images import problem
+
+        name = resources.get("image") or target.base_docker_image
+        if name and (why := problem(str(name))):
+            raise ConfigError(
+                f"{target.file or target.name}: baseDockerImage: {name!r} {why}", code="config.invalid"
+            )
+        if target.kind == "remotedocker" and not target.host:
+            raise ConfigError(
+                f"{target.file or target.name}: address is missing",
+                hint="Write for example  address: gpu-box.example.org  and  username: me",
+            )
+
+    def python(self, _target: Target, /) -> str:
+        """Empty: the interpreter is the image's, which is looked at when the run is prepared."""
+        return ""
+
+    def make_environment(self, job: Job, tell: Tell) -> dict[str, Any]:
+        """The image of a job, made when it is not there.
+
+        `image` its id, `python` the path in it, `version`, `packages` their number, `digest` of their list.
+        Raises TargetUnavailable, ConfigError `image.missing`, AmlError of the environment.
+        """
+        from aml_jupyter.executors.docker.environments import image_for
+
+        return image_for(_place(job), job, tell)
+
+    def prepare(self, job: Job, tell: Tell) -> None:
+        """Make image, environment and working copy ready."""
+        facts = self.make_environment(job, tell)
+        write_atomic(_prepared(job), plainjson.dumps(facts).encode(), sync=False)
+        _place(job).lay_out(job, tell)
+
+    def environment(self, job: Job) -> dict[str, Any]:
+        """What the preparation found."""
+        return _facts(job)
+
+    def find(self, job: Job) -> Handle | None:
+        """The handle of a container of this job that was started, or that needs nothing to be."""
+        place = _place(job)
+        found = place.engine().container(containers.container_name(job))
+        if found is None:
+            return self._without_container(place, job)
+        stdin_pending = found["Config"].get("OpenStdin") and not place.has_started(job)
+        if stdin_pending or found["State"]["Status"] == "created":
+            return None  # start goes on where it was left
+        return _handle(place, job, found)
+
+    def _without_container(self, place: Place, job: Job) -> Handle | None:
+        """A job whose container is gone has been started all the same."""
+        if not place.has_started(job):
+            return None
+        return {**_place_of_job(place, job), "container": "", "process": None}
+
+    def start(self, job: Job, secrets: Mapping[str, str]) -> Handle:
+        """Create and start the container, or go on with the one there is."""
+        place = _place(job)
+        engine = place.engine()
+        name = containers.container_name(job)
+        body = containers.body(job, place.places(job), _facts(job), user=place.user(), stdin=bool(secrets))
+        container = ""
+        try:
+            container = engine.create(name, body)
+            if not job.target.get("shared_volumes") and not place.has_started(job):
+                from aml_jupyter.executors.docker.copying import copy_in
+
+                copy_in(engine, container, job, user=place.user())
+            engine.start(container)
+            if secrets and not place.has_started(job):
+                engine.send(container, plainjson.dumps(dict(secrets)).encode() + b"\n")
+        except EngineRefused as error:
+            if container:
+                engine.remove(container)
+            raise _not_started(error, job) from error
+        except TargetUnavailable:
+            raise  # nobody knows how far it came: whoever starts it again goes on from there
+        except BaseException:
+            if container:
+                engine.remove(container)
+            raise
+        found = engine.container(container)
+        if found is None:
+            raise TargetUnavailable(
+                f"the container {name} was removed while it started", code="engine.refused"
+            )
+        return _handle(place, job, found)
+
+    def poll(self, handle: Handle, wait: float = 0.0) -> Liveness:
+        """Alive while the container's first process lives, seen by the kernel where that is shared."""
+        place = _place_of(handle)
+        who = handle["process"]
+        if who:
+            processes.wait_end(who, wait)
+            if processes.is_alive(who):
+                return Alive()
+            if place.ended(handle):
+                return Gone(evidence="the runtime has ended")
+            return _evidence(place, handle)
+        return place.look(handle, wait)
+
+    def read(self, handle: Handle, name: str, position: int) -> bytes:
+        """Up to 1 MiB of a file of `job/`; empty when it is not there or ends before `position`."""
+        return _place_of(handle).read(handle, name, position)
+
+    def mirror(self, handle: Handle, into: str) -> None:
+        """Bring what is new of `job/` on another machine."""
+        _place_of(handle).mirror(handle, into)
+
+    def cancel(self, handle: Handle, *, kill: bool = False) -> None:
+        """Signal the runtime; where it is gone and `kill` is asked, end the container."""
+        who = handle["process"]
+        if who and processes.send_signal(who, SIGUSR1 if kill else SIGTERM):
+            return
+        if not handle["container"]:
+            return
+        engine = _place_of(handle).engine()
+        engine.unpause(handle["container"])
+        engine.kill(handle["container"], "SIGUSR1" if kill else "SIGTERM")
+
+    def collect(self, handle: Handle, into: str) -> None:
+        """Bring the working copy out of a container that mounts none."""
+        _place_of(handle).collect(handle, into)
+
+    def discard(self, handle: Handle) -> None:
+        """Remove the container and what the job has at the engine's machine."""
+        place = _place_of(handle)
+        if handle["container"]:
+            place.engine().remove(handle["container"])
+        place.remove(handle)
+
+
+def _place(job: Job) -> Place:
+    if job.kind == "docker":
+        return Here()
+    from aml_jupyter.executors.docker.there import There
+
+    return There.of(job.target)
+
+
+def _place_of(handle: Handle) -> Place:
+    if handle["kind"] == "docker":
+        return Here(handle["socket"])
+    from aml_jupyter.executors.docker.there import There
+
+    return There.of(handle["target"])
+
+
+def _place_of_job(place: Place, job: Job) -> Handle:
+    return {
+        "format": 1,
+        "kind": job.kind,
+        "run_id": job.run_id,
+        "job": job.job,
+        "shared": bool(job.target.get("shared_volumes")),
+        **place.handle(job),
+    }
+
+
+def _handle(place: Place, job: Job, found: Mapping[str, Any]) -> Handle:
+    return {
+        **_place_of_job(place, job),
+        "container": found["Id"],
+        "started_at": found["State"].get("StartedAt", ""),
+        "process": place.process(found),
+    }
+
+
+def _prepared(job: Job) -> str:
+    return job.directory + "/prepared.json"
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    try:
+        found = plainjson.loads(read_bounded(_prepared(job), LARGEST))
+    except (MissingFile, ConfinedError, ValueError) as error:
+        raise AmlError(
+            f"{_prepared(job)} is not whole: what the run was prepared with is not known",
+            code="run.lost",
+        ) from error
+    assert isinstance(found, dict)
+    return found
+
+
+def _not_started(error: EngineRefused, job: Job) -> AmlError:
+    text = error.message
+    if "could not select device driver" in text or "nvidia" in text:
+        hint = "The engine's machine has no GPU runtime for containers: run without --gpus and nvidiaDocker."
+    elif "network" in text and "not found" in text:
+        hint = "docker network ls lists the networks there are."
+    else:
+        hint = "aml targets test " + str(job.target.get("name")) + " looks for the cause."
+    return ConfigError(text, code="container.refused", hint=hint)
+
+
+def _evidence(place: Place, handle: Handle) -> Gone:
+    """Why a container without an ending is gone, as far as its engine can tell."""
+    from aml_jupyter.executors.docker.evidence import why_gone
+
+    return why_gone(place.engine(), handle)

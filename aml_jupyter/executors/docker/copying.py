@@ -1,0 +1,192 @@
+"""The working copy into a container before it starts and out of it after its end, as uncompressed tar.
+
+The archive that comes back is the work of whatever ran in the container: it is walked member by member, and
+only folders, regular files and links, which nobody follows, come out of it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import time
+
+from aml_jupyter.confined import Root, remove_tree
+from aml_jupyter.demands import WORK_IN_CONTAINER
+from aml_jupyter.errors import AmlError, ArtifactError, ConfinedError
+from aml_jupyter.snapshot import Store
+from aml_jupyter.snapshot.restoring import Source
+from aml_jupyter.working_copy import script_missing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import IO
+
+    from aml_jupyter.executors.docker.engine import Engine
+    from aml_jupyter.job import Job
+    from aml_jupyter.snapshot.manifest import Entry
+
+TOP = WORK_IN_CONTAINER.lstrip("/")
+MOST_MEMBERS = 1_000_000
+# bytes of the disk that a working copy from a container leaves free
+RESERVE = 256 << 20
+BLOCK = 1 << 20
+
+
+def copy_in(engine: Engine, container: str, job: Job, *, user: str) -> None:
+    """Put the snapshot of a job into a container that has not started, as files of `user` (`uid:gid`)."""
+    store = Store(job.snapshots)
+    entries = store.manifest(job.snapshot_id)
+    if not job.cell and not any(entry.path == job.command[1] for entry in entries):
+        raise script_missing(job)
+    uid, _, gid = user.partition(":")
+    engine.put_archive(container, "/", packed(store, entries, int(uid), int(gid)))
+
+
+def packed(store: Store, entries: Iterable[Entry], uid: int, gid: int) -> Iterator[bytes]:
+    """A working copy as blocks of an uncompressed tar."""
+    now = time.time()
+
+    def member(path: str, kind: bytes, mode: int) -> tarfile.TarInfo:
+        info = tarfile.TarInfo(f"{TOP}/{path}" if path else TOP)
+        info.type, info.mode, info.uid, info.gid, info.mtime = kind, mode, uid, gid, now
+        return info
+
+    def header(info: tarfile.TarInfo) -> bytes:
+        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+    yield header(member("", tarfile.DIRTYPE, 0o755)) + header(member("outputs", tarfile.DIRTYPE, 0o755))
+    with Source(store.objects()) as source:
+        for entry in entries:
+            if entry.kind == "dir":
+                yield header(member(entry.path, tarfile.DIRTYPE, entry.mode))
+            elif entry.kind == "link":
+                info = member(entry.path, tarfile.SYMTYPE, 0o777)
+                info.linkname = entry.target
+                yield header(info)
+            else:
+                data = source.read(bytes.fromhex(entry.sha256))
+                info = member(entry.path, tarfile.REGTYPE, entry.mode)
+                info.size = len(data)
+                yield header(info) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def copy_out(engine: Engine, container: str, into: str) -> None:
+    """Bring the working copy out of a container that has ended, whole or not at all.
+
+    Raises ArtifactError for an archive that no budget holds, TargetUnavailable.
+    """
+    if os.path.isdir(into):  # brought by a supervisor that was killed afterwards
+        return
+    partial = into + ".partial"
+    if os.path.lexists(partial):
+        remove_tree(partial)
+    try:
+        os.makedirs(partial + "/outputs", mode=0o700)
+        # no slash at the end: a link in its place is brought as a link, and nothing behind it
+        with engine.get_archive(container, WORK_IN_CONTAINER) as blocks:
+            unpack(blocks, partial)
+        os.rename(partial, into)
+    except BaseException:
+        remove_tree(partial)
+        raise
+
+
+class _Stream(io.RawIOBase):
+    """Blocks as a file that can only be read forward."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self.blocks = blocks
+        self.rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        parts, wanted = [], size if size >= 0 else 1 << 62
+        while wanted > 0:
+            if not self.rest:
+                self.rest = next(self.blocks, b"")
+                if not self.rest:
+                    break
+            parts.append(self.rest[:wanted])
+            wanted -= len(parts[-1])
+            self.rest = self.rest[len(parts[-1]) :]
+        return b"".join(parts)
+
+
+def unpack(blocks: Iterator[bytes], into: str, top: str = TOP) -> None:
+    """Write the members of an archive below a folder; what may not be written is left out.
+
+    Members are files, folders, links (kept as links, never followed) and hard links (copied); the name of
+    each lies below `top`.  Raises ArtifactError `artifact.too_big`, `artifact.invalid`.
+    """
+    try:
+        with tarfile.open(fileobj=_Stream(blocks), mode="r|", errorlevel=2) as archive, Root(into) as root:
+            for number, member in enumerate(archive):
+                if number >= MOST_MEMBERS:
+                    raise ArtifactError(
+                        f"the working copy in the container holds more than {MOST_MEMBERS} files",
+                        code="artifact.too_big",
+                        hint="Write many small results into one archive.",
+                    )
+                _place(archive, member, root, top)
+    except (tarfile.TarError, EOFError) as error:
+        raise ArtifactError(
+            f"what the engine sent of the container's files is not whole: {error}", code="artifact.invalid"
+        ) from error
+
+
+def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Root, top: str) -> None:
+    head, _, path = member.name.partition("/")
+    if head != top or not path:
+        return
+    try:
+        if member.isdir():
+            root.make_dirs(path, 0o700)
+        elif member.isreg():
+            source = archive.extractfile(member)
+            assert source is not None
+            _write(source, member.size, root, path, member.mode)
+        elif member.islnk():
+            _copy(root, member.linkname.removeprefix(top + "/"), path, member.mode)
+        elif member.issym():
+            _link(root, member.linkname, path)
+    except ConfinedError:  # a name or place that no honest archive has; the rest is worth having
+        return
+
+
+def _write(source: IO[bytes], size: int, root: Root, path: str, mode: int) -> None:
+    free = os.fstatvfs(root.fd)
+    if size > free.f_bavail * free.f_frsize - RESERVE:
+        raise ArtifactError(
+            f"{path} of the container has {size} bytes, more than this disk has free",
+            code="artifact.too_big",
+            hint="Free space and run again; the container is kept until the run's ending is written.",
+        )
+    fd = root.create_file(path, mode & 0o777 | 0o600, exclusive=False)
+    try:
+        while block := source.read(BLOCK):
+            os.write(fd, block)
+    finally:
+        os.close(fd)
+
+
+def _copy(root: Root, source: str, path: str, mode: int) -> None:
+    fd = root.open_file(source)
+    with os.fdopen(fd, "rb") as file:
+        _write(file, os.fstat(fd).st_size, root, path, mode)
+
+
+def _link(root: Root, target: str, path: str) -> None:
+    folder, _, name = path.rpartition("/")
+    if folder:
+        root.make_dirs(folder, 0o700)
+    with root.folder(folder) as below:
+        root.remove_tree(path)
+        try:
+            os.symlink(target, name, dir_fd=below.fd)
+        except (OSError, ValueError) as error:
+            raise AmlError(f"{path}: {error}", code="artifact.invalid") from error

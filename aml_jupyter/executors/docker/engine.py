@@ -1,0 +1,406 @@
+"""The calls to a Docker engine that every run makes, over its socket.
+
+Importing the engine's SDK takes half as long as starting a container, so what lies between a submit and the
+first output speaks HTTP itself; everything that is done once for an image goes through the SDK (`images`).
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from aml_jupyter import plainjson
+from aml_jupyter.errors import AmlError, ConfigError, TargetUnavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+DEFAULT_SOCKET = "/var/run/docker.sock"
+# seconds; a start waits for the network of the container
+PATIENCE = 120.0
+LARGEST_ANSWER = 64 << 20
+# bytes of an archive that are sent at once
+GATHERED = 256 << 10
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/:@")
+
+
+class Line(_socket.socket):
+    """A connection; the module socket itself would import enum and selectors."""
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+class EngineRefused(AmlError):
+    """The engine answered that it will not: `status` is that of HTTP."""
+
+    code = "engine.refused"
+    status = 0
+
+
+class Engine:
+    """One Docker engine, by the path of its socket on this machine; the constructor does no I/O."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def version(self) -> dict[str, Any]:
+        """Version, API version, operating system.  Raises TargetUnavailable `engine.unavailable`."""
+        return self._object("GET", "/version")
+
+    def info(self) -> dict[str, Any]:
+        """What the engine says of itself: root folder, security options, disk driver."""
+        return self._object("GET", "/info")
+
+    def image(self, name: str) -> dict[str, Any] | None:
+        """What is known of an image that is there, or None."""
+        return self._known("GET", f"/images/{quoted(name)}/json")
+
+    def create(self, name: str, body: Mapping[str, Any]) -> str:
+        """Create a container and return its id; one of that name that is there already is the one meant.
+
+        Raises EngineRefused.
+        """
+        try:
+            return str(self._object("POST", f"/containers/create?name={quoted(name)}", body)["Id"])
+        except EngineRefused as error:
+            found = self.container(name) if error.status == 409 else None
+            if found is None:
+                raise
+            return str(found["Id"])
+
+    def start(self, container: str) -> None:
+        """Start a container; one that has started stays as it is."""
+        self._ask("POST", f"/containers/{quoted(container)}/start")
+
+    def container(self, name: str) -> dict[str, Any] | None:
+        """What is known of a container by name or id, or None when there is none."""
+        return self._known("GET", f"/containers/{quoted(name)}/json")
+
+    def containers(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """All containers with these labels, running or not."""
+        filters = plainjson.dumps({"label": [f"{name}={value}" for name, value in labels.items()]})
+        found = self._ask("GET", f"/containers/json?all=1&filters={quoted(filters)}")
+        return found if isinstance(found, list) else []
+
+    def changes(self, container: str) -> list[dict[str, Any]]:
+        """Paths that differ from the image."""
+        return self._ask("GET", f"/containers/{quoted(container)}/changes") or []
+
+    def kill(self, container: str, signal: str) -> None:
+        """Send a signal to the first process of a container; one that has ended has no use for it."""
+        try:
+            self._ask("POST", f"/containers/{quoted(container)}/kill?signal={signal}")
+        except EngineRefused as error:
+            if error.status not in (404, 409):
+                raise
+
+    def unpause(self, container: str) -> None:
+        """Let a paused container go on: a signal reaches it only then."""
+        try:
+            self._ask("POST", f"/containers/{quoted(container)}/unpause")
+        except EngineRefused:  # it is not paused, or not there
+            return
+
+    def wait(self, container: str, seconds: float) -> bool:
+        """Whether a container ended within some seconds."""
+        try:
+            self._ask("POST", f"/containers/{quoted(container)}/wait", patience=max(seconds, 0.01))
+        except TimeoutError:
+            return False
+        except EngineRefused as error:
+            return error.status == 404
+        return True
+
+    def remove(self, container: str) -> None:
+        """End and remove a container with its anonymous volumes; one that is gone is fine."""
+        try:
+            self._ask("DELETE", f"/containers/{quoted(container)}?force=1&v=1")
+        except EngineRefused as error:
+            if error.status not in (404, 409):  # 409: its removal is under way
+                raise
+
+    def events(self, since: float, until: float) -> list[dict[str, Any]]:
+        """What the engine remembers of a stretch of time, in seconds; its memory ends with its process."""
+        text = self._exchange("GET", f"/events?since={since:.3f}&until={until:.3f}", None, 10.0)[1]
+        found = (plainjson.loads(line) for line in text.decode(errors="replace").splitlines() if line)
+        return [event for event in found if isinstance(event, dict)]
+
+    def send(self, container: str, data: bytes) -> None:
+        """Write to the standard input of a container that is running or about to, and close it."""
+        with self._connected(PATIENCE) as line:
+            head = (
+                f"POST /containers/{quoted(container)}/attach?stream=1&stdin=1 HTTP/1.1\r\nHost: docker\r\n"
+            )
+            line.sendall(f"{head}Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n".encode())
+            answer = _read_head(line)[0]
+            status = int(answer.split(None, 2)[1])
+            if status not in (101, 200):
+                raise _refused(status, b"", "attach")
+            line.sendall(data)
+            line.shutdown(_socket.SHUT_WR)
+            # the engine closes the line when the container has taken what was sent
+            line.settimeout(2.0)
+            try:
+                while line.recv(4096):
+                    pass
+            except TimeoutError:
+                return
+
+    def put_archive(self, container: str, path: str, blocks: Iterator[bytes]) -> None:
+        """Unpack an uncompressed tar in a container that has not started."""
+        head = (
+            f"PUT /containers/{quoted(container)}/archive?path={quoted(path)} HTTP/1.1\r\nHost: docker\r\n"
+            "Connection: close\r\nContent-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        with self._connected(PATIENCE) as line:
+            line.sendall(head.encode())
+            try:
+                for block in _gathered(blocks):
+                    line.sendall(b"%x\r\n" % len(block) + block + b"\r\n")
+                line.sendall(b"0\r\n\r\n")
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it says why in its answer
+            status, data = _read_answer(line)
+        if status >= 400:
+            raise _refused(status, data, "archive")
+
+    def get_archive(self, container: str, path: str) -> Download:
+        """A path of a container that has ended, as the blocks of a tar."""
+        line = self._connected(PATIENCE)
+        try:
+            head = f"GET /containers/{quoted(container)}/archive?path={quoted(path)} HTTP/1.1\r\n"
+            line.sendall(f"{head}Host: docker\r\nConnection: close\r\n\r\n".encode())
+            return Download(line)
+        except BaseException:
+            line.close()
+            raise
+
+    def _object(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        found = self._ask(method, path, body)
+        if not isinstance(found, dict):
+            raise EngineRefused(f"the Docker engine answers {path.partition('?')[0]} with no object")
+        return found
+
+    def _known(self, method: str, path: str) -> dict[str, Any] | None:
+        try:
+            return self._object(method, path)
+        except EngineRefused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, patience: float = PATIENCE
+    ) -> Any:
+        status, data = self._exchange(method, path, body, patience)
+        if status >= 400:
+            raise _refused(status, data, path)
+        return plainjson.loads(data) if data.strip() else None
+
+    def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None, patience: float
+    ) -> tuple[int, bytes]:
+        data = b"" if body is None else plainjson.dumps(body).encode()
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        with self._connected(patience) as line:
+            try:
+                line.sendall(head.encode() + data)
+                return _read_answer(line)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise unavailable(self.path, error.strerror or str(error)) from error
+
+    def _connected(self, patience: float) -> Line:
+        line = Line(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        line.settimeout(patience)
+        try:
+            line.connect(self.path)
+        except OSError as error:
+            line.close()
+            raise unavailable(self.path, error.strerror or str(error)) from error
+        return line
+
+
+class Download:
+    """The body of an answer, block by block; closing it early ends what the engine sends."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        first, self._headers, self._rest = _read_head(line)
+        status = int(first.split(None, 2)[1])
+        if status >= 400:
+            length = int(self._headers.get("content-length", 0))
+            while len(self._rest) < length and (part := line.recv(1 << 16)):
+                self._rest += part
+            raise _refused(status, self._rest, "archive")
+
+    def __enter__(self) -> Iterator[bytes]:
+        chunked = self._headers.get("transfer-encoding") == "chunked"
+        return self._chunks() if chunked else self._plain()
+
+    def __exit__(self, *_exc: object) -> None:
+        self._line.close()
+
+    def _plain(self) -> Iterator[bytes]:
+        yield self._rest
+        while part := self._line.recv(1 << 16):
+            yield part
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self._until_line_end().partition(b";")[0], 16):
+            while size:
+                if not self._rest:
+                    self._more()
+                part, self._rest = self._rest[:size], self._rest[size:]
+                size -= len(part)
+                yield part
+            self._until_line_end()
+
+    def _until_line_end(self) -> bytes:
+        while b"\r\n" not in self._rest:
+            self._more()
+        found, _, self._rest = self._rest.partition(b"\r\n")
+        return found
+
+    def _more(self) -> None:
+        part = self._line.recv(1 << 16)
+        if not part:
+            raise unavailable("its socket", "it closed the connection")
+        self._rest += part
+
+
+def _gathered(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer, larger blocks."""
+    waiting: list[bytes] = []
+    size = 0
+    for block in blocks:
+        waiting.append(block)
+        size += len(block)
+        if size >= GATHERED:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def unavailable(path: str, why: str) -> TargetUnavailable:
+    """The error for an engine that does not answer."""
+    if "ermission denied" in why:
+        hint = "Your user may not use it: sudo usermod -aG docker $USER, and log in again."
+    else:
+        hint = "Start Docker (sudo systemctl start docker, or Docker Desktop), or set DOCKER_HOST."
+    return TargetUnavailable(
+        f"the Docker engine at {path} does not answer: {why}", code="engine.unavailable", hint=hint
+    )
+
+
+def local_socket() -> str:
+    """The socket of this computer's engine: DOCKER_HOST, else docker's current context, else the usual path.
+
+    Raises ConfigError for an engine that is not reached by a socket of this machine.
+    """
+    written = os.environ.get("DOCKER_HOST") or _context_host() or f"unix://{DEFAULT_SOCKET}"
+    if not written.startswith("unix://"):
+        raise ConfigError(
+            f"DOCKER_HOST (or docker's current context) is {written.partition('@')[2] or written}:"
+            " a docker target is an engine of this computer, by unix://",
+            code="engine.unsupported",
+            hint="For an engine on another machine use a target of type remotedocker with its address.",
+        )
+    return written.removeprefix("unix://")
+
+
+def _context_host() -> str | None:
+    folder = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    name = os.environ.get("DOCKER_CONTEXT") or _read_json(folder + "/config.json").get("currentContext")
+    if not name or name == "default":
+        return None
+    import hashlib
+
+    meta = _read_json(f"{folder}/contexts/meta/{hashlib.sha256(str(name).encode()).hexdigest()}/meta.json")
+    endpoint = meta.get("Endpoints", {}).get("docker", {})
+    return endpoint.get("Host") if isinstance(endpoint, dict) else None
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = plainjson.loads(file.read())
+    except (OSError, ValueError):  # docker itself says what is wrong with its own file
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def quoted(text: str) -> str:
+    """A name as part of a URL."""
+    return "".join(
+        one if one in _UNRESERVED else "".join(f"%{byte:02X}" for byte in one.encode()) for one in text
+    )
+
+
+def _refused(status: int, data: bytes, path: str) -> EngineRefused:
+    try:
+        message = str(plainjson.loads(data)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = data.decode(errors="replace").strip() or f"status {status} of {path.partition('?')[0]}"
+    error = EngineRefused(f"the Docker engine refuses: {message}")
+    error.status = status
+    return error
+
+
+def _read_head(line: Line) -> tuple[str, dict[str, str], bytes]:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = line.recv(1 << 16)
+        if not part:
+            raise ConnectionResetError(104, "it closed the connection")
+        data += part
+    head, _, rest = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {}
+    for one in lines:
+        name, _, value = one.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    return first, headers, rest
+
+
+def _read_answer(line: Line) -> tuple[int, bytes]:
+    first, headers, data = _read_head(line)
+    status = int(first.split(None, 2)[1])
+    if status in (204, 304):
+        return status, b""
+    parts, size = [data], len(data)
+    length = int(headers["content-length"]) if "content-length" in headers else None
+    while (length is None or size < length) and (part := line.recv(1 << 16)):
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST_ANSWER:
+            raise EngineRefused("the Docker engine's answer does not end")
+    whole = b"".join(parts)
+    if length is not None and size < length:
+        raise ConnectionResetError(104, "it closed the connection")
+    return status, _unchunked(whole) if headers.get("transfer-encoding") == "chunked" else whole
+
+
+def _unchunked(data: bytes) -> bytes:
+    parts: list[bytes] = []
+    at = 0
+    while True:
+        end = data.find(b"\r\n", at)
+        if end < 0:  # the engine was killed within its answer
+            raise ConnectionResetError(104, "it closed the connection")
+        size = int(data[at:end].partition(b";")[0], 16)
+        if size == 0:
+            return b"".join(parts)
+        parts.append(data[end + 2 : end + 2 + size])
+        at = end + 2 + size + 2

@@ -1,0 +1,76 @@
+"""The image that a job runs in: its base image as it is, or with the project's environment in it."""
+
+from __future__ import annotations
+
+from aml_jupyter.config import aml_home
+from aml_jupyter.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from aml_jupyter.executors import Tell
+    from aml_jupyter.executors.docker.images import Probe
+    from aml_jupyter.executors.docker.place import Place
+    from aml_jupyter.job import Job
+
+
+def image_for(place: Place, job: Job, tell: Tell) -> dict[str, Any]:
+    """The facts of the image of a job, which is pulled or built where it is not there."""
+    from aml_jupyter.executors.docker import images
+
+    engine = place.engine()
+    name = str(job.target["image"])
+    pull = str(job.resources.get("pull") or "missing")
+    found = engine.image(name) if pull != "always" else None
+    base = str(found["Id"]) if found else images.ensure_image(engine.path, name, pull=pull, tell=tell)
+    probe = images.probe_image(engine.path, base, tell)
+    facts: dict[str, Any] = {"image_name": name, "base": base}
+    if job.dependencies is None:
+        if probe.python is None:
+            raise ConfigError(
+                f"the image {name} has no Python, and the project no environment that would bring one",
+                code="image.no_python",
+                hint="Write python=3.11 into aml_config/conda_dependencies.yml, or use another image.",
+            )
+        return {**facts, "image": base, **_of_probe(probe)}
+    return {**facts, **_with_environment(place, job, base, probe, tell)}
+
+
+def _with_environment(place: Place, job: Job, base: str, probe: Probe, tell: Tell) -> dict[str, Any]:
+    """Solve the environment, unless that was done, and build its image, unless that is there."""
+    from aml_jupyter.environment import solving
+    from aml_jupyter.executors.docker import images
+
+    wanted = job.dependencies
+    assert wanted is not None
+    engine = place.engine()
+    built = None
+    lock = solving.kept(wanted, platform=probe.platform, base_python=probe.version)
+    if lock is not None:
+        built = images.built_environment(engine.path, base, lock)
+    if built is None and not wanted["prepare"]:
+        raise ConfigError(
+            f"the environment of {wanted['configuration']!r} is not prepared, and its run configuration says"
+            " PrepareEnvironment: false",
+            code="environment.not_prepared",
+            hint=f"aml experiment prepare -c {wanted['configuration']}   or set PrepareEnvironment: true",
+        )
+    if lock is None or wanted["relock"]:
+        lock = solving.solve(wanted, platform=probe.platform, base_python=probe.version, tell=tell)
+    image = images.environment_image(
+        engine.path,
+        base,
+        lock,
+        tell=tell,
+        no_cache=bool(job.resources.get("no_cache")),
+        local=place.local,
+    )
+    return {"image": image, "lock": lock.digest, **_of_probe(images.probe_image(engine.path, image, tell))}
+
+
+def _of_probe(probe: Probe) -> dict[str, Any]:
+    from aml_jupyter.packages import keep
+
+    python = probe.python or ""
+    return {"python": python, "version": probe.version or "", **keep(aml_home(), python, probe.packages)}

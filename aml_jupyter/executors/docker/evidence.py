@@ -1,0 +1,80 @@
+"""Why a container ended without a word of its runtime: memory, a person, or its engine."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.job import Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from aml_jupyter.executors.docker.engine import Engine
+    from aml_jupyter.job import Handle
+
+ENGINE_RESTARTED = "run.engine_restarted"
+# seconds that an engine's clock may write an event before or after the state it belongs to
+SLACK = 2.0
+
+
+def why_gone(engine: Engine, handle: Handle) -> Gone:
+    """The evidence for a container whose process is gone and which has left no ending."""
+    try:
+        found = engine.container(handle["container"]) if handle["container"] else None
+        if found is None:
+            return Gone(evidence="the container was removed while it ran")
+        return _ended(engine, handle, found["State"])
+    except TargetUnavailable as error:
+        return Gone(
+            evidence=f"the container's process is gone and {error.message}: the engine ended it",
+            reason=ENGINE_RESTARTED,
+        )
+
+
+def _ended(engine: Engine, handle: Handle, state: Mapping[str, Any]) -> Gone:
+    if state.get("OOMKilled"):
+        return Gone(evidence="the container was ended for lack of memory", reason="run.oom")
+    if engine_restarted(engine, handle["container"], state):
+        return Gone(
+            evidence="the Docker engine was stopped or restarted, and ended the container"
+            " (with live-restore in its daemon.json, containers survive that)",
+            reason=ENGINE_RESTARTED,
+        )
+    code = state.get("ExitCode")
+    return Gone(evidence=f"the container was ended from outside: exit code {code}{_error(state)}")
+
+
+def _error(state: Mapping[str, Any]) -> str:
+    return f", {state['Error']}" if state.get("Error") else ""
+
+
+def engine_restarted(engine: Engine, container: str, state: Mapping[str, Any]) -> bool:
+    """Whether the engine's process is a later one than that which ran the container.
+
+    An engine remembers events only as long as its process lives.  One that ended the container itself
+    remembers the end; another one remembers nothing that is older than the end.
+    """
+    started, finished = _seconds(state.get("StartedAt", "")), _seconds(state.get("FinishedAt", ""))
+    for event in engine.events(started - SLACK, finished + SLACK):
+        if event.get("id") == container and event.get("status") in ("start", "die", "oom"):
+            # an engine that comes back ends what it finds running, without a start of its own
+            if event["status"] == "start" or _time(event) < finished - SLACK:
+                return False
+        elif _time(event) < finished - SLACK:
+            return False
+    return True
+
+
+def _time(event: Mapping[str, Any]) -> float:
+    return float(event.get("timeNano", 0)) / 1e9
+
+
+def _seconds(written: str) -> float:
+    """A time as the engine writes it, `2018-01-31T12:00:00.123456789Z`, in seconds since 1970."""
+    try:
+        return dt.datetime.fromisoformat(written[:26].rstrip("Z") + "Z").timestamp()
+    except ValueError:
+        return 0.0

@@ -1,0 +1,130 @@
+"""The engine of this computer: containers see the run directory itself, through bind mounts."""
+
+from __future__ import annotations
+
+import os
+
+from aml_jupyter import processes, working_copy
+from aml_jupyter.config import aml_home
+from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
+from aml_jupyter.executors.docker.containers import Places
+from aml_jupyter.executors.docker.engine import Engine, local_socket
+from aml_jupyter.executors.docker.evidence import why_gone
+from aml_jupyter.job import Alive, Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from aml_jupyter.executors import Tell
+    from aml_jupyter.job import Handle, Job, Liveness
+
+READ_SIZE = 1 << 20
+
+
+class Here:
+    """This computer as the place of an engine."""
+
+    local = True
+
+    def __init__(self, socket: str | None = None) -> None:
+        self._socket = socket
+
+    def engine(self) -> Engine:
+        """The engine.  Raises ConfigError for a DOCKER_HOST that is no socket."""
+        return Engine(self._socket or local_socket())
+
+    def handle(self, _job: Job) -> dict[str, Any]:
+        """What finds this place again."""
+        return {"socket": self.engine().path}
+
+    def process(self, found: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Who a container's first process is to this kernel; None where the engine has one of its own."""
+        pid = found["State"].get("Pid")
+        if not pid:
+            return None
+        try:
+            with open(f"/proc/{pid}/cgroup", "rb") as file:
+                groups = file.read()
+        except OSError:  # it has ended, or this is no Linux
+            return None
+        return processes.identity(pid) if str(found["Id"]).encode() in groups else None
+
+    def user(self) -> str:
+        """`uid:gid` that a container runs as so that its files belong to the caller."""
+        # the root of a rootless engine's containers is the caller
+        return "0:0" if self._rootless() else f"{os.getuid()}:{os.getgid()}"
+
+    def _rootless(self) -> bool:
+        if os.getuid() == 0:
+            return False
+        engine = self.engine()
+        found = os.stat(engine.path)
+        remembered = f"{aml_home()}/cache/engines/{found.st_dev:x}-{found.st_ino:x}-{found.st_ctime_ns:x}"
+        try:
+            return read_bounded(remembered, 64) == b"rootless"
+        except FileNotFoundError:
+            rootless = "name=rootless" in (engine.info().get("SecurityOptions") or [])
+        make_root(os.path.dirname(remembered))
+        write_atomic(remembered, b"rootless" if rootless else b"rootful", sync=False)
+        return rootless
+
+    def lay_out(self, job: Job, _tell: Tell, /) -> None:
+        """Make the working copy where the container is to see it."""
+        if job.target.get("shared_volumes"):
+            working_copy.make(job)
+
+    def places(self, job: Job) -> Places:
+        """Where the parts of a job lie."""
+        shared = bool(job.target.get("shared_volumes"))
+        return Places(
+            job=os.path.realpath(job.job),
+            runtime=os.path.realpath(job.job + "/runtime"),
+            work=os.path.realpath(job.work) if shared else None,
+            share=os.path.realpath(job.share) if shared and job.share else None,
+        )
+
+    def read(self, handle: Handle, name: str, position: int) -> bytes:
+        """Up to 1 MiB of a file of `job/`; empty when it is not there or ends before `position`."""
+        try:
+            with Root(handle["job"]) as root:
+                fd = root.open_file(name)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(fd, READ_SIZE, position)
+        finally:
+            os.close(fd)
+
+    def mirror(self, handle: Handle, into: str) -> None:
+        """Nothing to bring: the container writes into the run directory."""
+
+    def ended(self, handle: Handle) -> bool:
+        """Whether the runtime has written the ending."""
+        return os.path.exists(handle["job"] + "/exit.json")
+
+    def has_started(self, job: Job) -> bool:
+        """Whether a runtime has taken the job."""
+        return os.path.exists(job.job + "/started.json")
+
+    def look(self, handle: Handle, wait: float) -> Liveness:
+        """Ask the engine, where the kernel cannot be asked."""
+        if self.ended(handle):
+            return Gone(evidence="the runtime has ended")
+        engine = self.engine()
+        found = engine.container(handle["container"]) if handle["container"] else None
+        if found is not None and found["State"]["Status"] in ("running", "paused", "restarting"):
+            engine.wait(handle["container"], wait)
+            return Alive()
+        return Gone(evidence="the runtime has ended") if self.ended(handle) else why_gone(engine, handle)
+
+    def collect(self, handle: Handle, into: str) -> None:
+        """Bring the working copy out of a container that does not mount it."""
+        if not handle["shared"] and handle["container"]:
+            from aml_jupyter.executors.docker.copying import copy_out
+
+            copy_out(self.engine(), handle["container"], into)
+
+    def remove(self, handle: Handle) -> None:
+        """Nothing to remove beside the container."""

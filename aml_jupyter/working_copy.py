@@ -1,0 +1,46 @@
+"""The working copy of a run: its snapshot as files, with an empty `outputs/`."""
+
+from __future__ import annotations
+
+import os
+
+from aml_jupyter.confined import remove_tree
+from aml_jupyter.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from aml_jupyter.job import Job
+
+
+def make(job: Job) -> None:
+    """Make the working copy of a job, whole or not at all; one that is there stays.
+
+    Raises ConfigError `run.script_missing`, SnapshotError.
+    """
+    if os.path.isdir(job.work):
+        return
+    from aml_jupyter.snapshot import Store
+
+    partial = job.work + ".partial"
+    if os.path.lexists(partial):
+        remove_tree(partial)
+    try:
+        Store(job.snapshots).materialize(job.snapshot_id, partial)
+        os.makedirs(partial + "/outputs", exist_ok=True)
+        if not job.cell and not os.path.lexists(os.path.join(partial, job.command[1])):
+            raise script_missing(job)
+        os.rename(partial, job.work)
+    except BaseException:
+        # a copy that did not fit must not keep the disk full
+        if os.path.lexists(partial):
+            remove_tree(partial)
+        raise
+
+
+def script_missing(job: Job) -> ConfigError:
+    """The error for a script that the snapshot does not hold."""
+    return ConfigError(
+        f"{job.command[1]} is not in the snapshot: a rule leaves it out",
+        code="run.script_missing",
+        hint="aml snapshot --dry-run names the rule; --include sends it all the same.",
+    )
