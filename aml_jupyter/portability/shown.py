@@ -30,7 +30,7 @@ _MONO = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mon
 
 
 class Row(Value):
-    """One line of a comparison: what was compared, a sentence, and for each difference name, first, second."""
+    """What was compared, a sentence on it, and of each difference the name and both values."""
 
     label: str
     words: str
@@ -186,10 +186,7 @@ def html(verdict: Verdict) -> str:
     """The verdict as HTML with nothing but inline styles: colours are those of the page it stands on."""
     _, colour = _LOOKS[verdict.word]
     title = escape(page_text(headline(verdict)))
-    runs = "".join(
-        f'<div><b>{_cell(run["target"])}</b> <span style="{_MONO};{_MUTED}">{_cell(_run_words(run))}</span></div>'
-        for run in verdict.runs
-    )
+    runs = "".join(map(_run_html, verdict.runs))
     several = len(verdict.comparisons) > 1
     body = "".join(_comparison_html(one, verdict, several=several) for one in verdict.comparisons)
     return (
@@ -203,10 +200,14 @@ def html(verdict: Verdict) -> str:
     )
 
 
+def _run_html(run: Any) -> str:
+    words = f'<span style="{_MONO};{_MUTED}">{_cell(_run_words(run))}</span>'
+    return f"<div><b>{_cell(_word(run['target']))}</b> {words}</div>"
+
+
 def _comparison_html(one: Comparison, verdict: Verdict, *, several: bool) -> str:
-    head = (
-        f'<div style="margin-top:8px"><b>{_cell(one.target)}</b> {_cell(one.word)}</div>' if several else ""
-    )
+    target = f"<b>{_cell(_word(one.target))}</b>"
+    head = f'<div style="margin-top:8px">{target} {_cell(one.word)}</div>' if several else ""
     cells = "".join(map(_row_html, rows(one, verdict)))
     return (
         f'{head}<dl style="display:grid;grid-template-columns:max-content minmax(0,1fr);gap:3px 14px;'

@@ -1,4 +1,4 @@
-"""A run as far as it is compared, read from its directory; what only its place makes different is taken out."""
+"""A run as far as it is compared: read from its directory, without what only its place makes different."""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ class Comparison(Value):
 
     def as_json(self) -> dict[str, Any]:
         """The comparison as JSON values."""
-        return _json({**self.as_dict(), "verdict": self.word}, without="word")
+        parts = {name: _json(getattr(self, name)) for name in _PARTS}
+        return {"target": self.target, "run_id": self.run_id, "verdict": self.word, **parts}
 
 
 class Verdict(Value):
@@ -251,24 +252,19 @@ def _part(same: int, differences: Sequence[Difference]) -> Part:
 
 def _metrics(first: Mapping[str, Any], second: Mapping[str, Any], tolerance: float) -> tuple[Part, Part]:
     """Metrics out of tolerance, and those that are within and not equal."""
-    same, out, within = 0, [], []
+    same = 0
+    out: list[Difference] = []
+    within: list[Difference] = []
     for name in sorted({*first, *second}):
-        if name not in first or name not in second:
-            out.append(
-                Difference(
-                    name=name[:LONGEST], first=_short(first.get(name)), second=_short(second.get(name))
-                )
-            )
-            continue
-        worst = _worst(first[name], second[name])
+        if name in first and name in second:
+            worst = _worst(first[name], second[name])
+        else:
+            worst = _Worst(distance=float("inf"), first=first.get(name), second=second.get(name))
         if worst.distance == 0:
             same += 1
-            continue
-        found = Difference(
-            name=name[:LONGEST], first=_short(worst.first), second=_short(worst.second), note=worst.note
-        )
-        (within if worst.distance <= tolerance else out).append(found)
-    return _part(same, out), _part(same, within)
+        else:
+            (within if worst.distance <= tolerance else out).append(worst.difference(name))
+    return _part(same, out), _part(0, within)
 
 
 class _Worst(Value):
@@ -279,10 +275,12 @@ class _Worst(Value):
     second: Any = None
     where: str = ""
 
-    @property
-    def note(self) -> str:
+    def difference(self, name: str) -> Difference:
+        """As the verdict lists it."""
         known = 0 < self.distance < float("inf")
-        return ", ".join(filter(None, [self.where, f"relative {self.distance:.2g}" if known else ""]))
+        note = ", ".join(filter(None, [self.where, f"relative {self.distance:.2g}" if known else ""]))
+        first, second = _short(self.first), _short(self.second)
+        return Difference(name=name[:LONGEST], first=first, second=second, note=_short(note))
 
 
 def _worst(first: Any, second: Any, where: str = "") -> _Worst:
@@ -323,7 +321,7 @@ def _log(first: Side, second: Side) -> Part:
 
 def _first_difference(first: Iterable[str], second: Iterable[str], name: Callable[[int], str]) -> Part:
     number = 0
-    for number, (one, other) in enumerate(zip_longest(first, second), 1):  # noqa: B007
+    for number, (one, other) in enumerate(zip_longest(first, second), 1):
         if one != other:
             found = Difference(name=name(number), first=_short(one), second=_short(other))
             return _part(number - 1, [found])
@@ -346,9 +344,7 @@ def _some(items: Iterable[Any], level: int) -> Iterator[Any]:
     return (item for item, _ in zip(items, range(most), strict=False))
 
 
-def _json(value: Any, *, without: str = "") -> Any:
+def _json(value: Any) -> Any:
     if isinstance(value, Value):
-        value = value.as_dict()
-    if isinstance(value, dict):
-        return {name: _json(one) for name, one in value.items() if name != without}
+        return {name: _json(one) for name, one in value.as_dict().items()}
     return [_json(one) for one in value] if isinstance(value, (list, tuple)) else value

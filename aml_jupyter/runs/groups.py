@@ -103,7 +103,5 @@ def drop_groups(home: str, *, dry_run: bool = False) -> int:
 
 def _path(home: str, experiment_id: str) -> str:
     # a project of any name may be an experiment id
-    safe = (
-        experiment_id and "/" not in experiment_id and "\0" not in experiment_id and experiment_id[0] != "."
-    )
+    safe = experiment_id and experiment_id[0] != "." and not {"/", "\0"} & set(experiment_id)
     return f"{home}{_FOLDER}/{experiment_id if safe else '-'}.json"
