@@ -57,14 +57,21 @@ clean: ## remove what the other verbs made, .venv apart
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
-# programs that some tests use; without them those tests skip by name (AML_REQUIRE makes that a failure)
+# program:package of what some tests use; without them those tests skip by name (AML_REQUIRE makes that a failure)
+SYSTEM := strace:strace setpriv:util-linux unshare:util-linux mount:mount mkfs.ext4:e2fsprogs faketime:faketime \
+	dockerd:docker.io iptables:iptables ip:iproute2 mmdebstrap:mmdebstrap sshd:openssh-server ssh:openssh-client
+
+# what is installed for tests starts no service: the policy is there while the packages are set up
 system:
-	@missing=; for program in strace setpriv unshare mount; do \
-		command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	@export PATH="$$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive; missing=; packages=; \
+	for pair in $(SYSTEM); do command -v $${pair%%:*} >/dev/null || { \
+		missing="$$missing $${pair%%:*}"; packages="$$packages $${pair#*:}"; }; done; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get install -qq -y --no-install-recommends strace util-linux mount >/dev/null; \
-	else echo "not here:$$missing (tests that need them are skipped; to have them: sudo apt-get install strace util-linux mount)"; fi
+		policy=/usr/sbin/policy-rc.d; \
+		if [ ! -e $$policy ]; then trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; fi; \
+		apt-get install -qq -y --no-install-recommends $$packages >/dev/null; \
+	else echo "not here:$$missing (tests that need them are skipped; to have them: sudo apt-get install$$packages)"; fi
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -148,6 +148,10 @@ def shared_engine(scratch: Path) -> Engine:
                 missing(
                     "docker", f"no engine answers at {given or DEFAULT_SOCKET}, and none can be started here"
                 )
+            if not any(_program(pid) == "dockerd" for pid in _pids()):
+                # of one that was killed: the next would wait for whoever has these ids now
+                for stale in ("docker.pid", "docker/containerd/containerd.pid"):
+                    Path("/var/run", stale).unlink(missing_ok=True)
             pid = _spawn([need("dockerd")], scratch / "dockerd.log")
             (scratch / "engine.pid").write_text(str(pid))
             _wait_for_engine(engine, pid, scratch / "dockerd.log", 60)
