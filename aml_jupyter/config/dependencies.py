@@ -7,6 +7,7 @@ import sys
 
 from aml_jupyter.config import models, yamlfile
 from aml_jupyter.config.parse import Parsed, finish, plain
+from aml_jupyter.config.private import is_private
 from aml_jupyter.config.problems import nearest
 
 TYPE_CHECKING = False
@@ -99,9 +100,8 @@ def spark(data: bytes, path: str) -> Parsed:
     ]
     finish(reader)
     fields = {"configuration": configuration, "repositories": repositories, "packages": packages}
-    return Parsed(
-        fields=fields, warnings=reader.warnings, secret=bool(_CREDENTIALS.search(reader.document.text))
-    )
+    secret = _CREDENTIALS.search(reader.document.text) or any(map(is_private, configuration))
+    return Parsed(fields=fields, warnings=reader.warnings, secret=bool(secret))
 
 
 def _open(

@@ -36,7 +36,7 @@ def follow(started: "Started", problem: str) -> None:
     posix.umask(0o077)
     job = Follower(started)
     if problem:
-        job.refuse(EXIT_NOT_STARTED, "request.invalid", problem)
+        job.refuse(EXIT_NOT_STARTED, started.problem, problem)
     else:
         job.check_exec()
         _sync_start()
@@ -276,6 +276,8 @@ class Follower:
         short = self.log.offset <= SYNC_BEFORE
         if short:
             self.log.sync()
+        if self.started.request.get("spark"):
+            _remove_quietly("spark.properties")  # no more than the run needs its secrets
         self.ending.commit(dict({"format": 1, "run_id": self.run_id}, **self._record(record, duration)))
         if not short:
             self.log.sync()
@@ -299,13 +301,16 @@ class Follower:
         )
 
     def _remove_socket(self) -> None:
-        if self.started.socket is None:
-            return
-        self.started.socket.close()
-        try:
-            posix.unlink(self.started.socket_path)
-        except OSError:  # the job's folder is gone
-            pass
+        if self.started.socket is not None:
+            self.started.socket.close()
+            _remove_quietly(self.started.socket_path)
+
+
+def _remove_quietly(path: "str | bytes") -> None:
+    try:
+        posix.unlink(path)
+    except OSError:  # it is gone, or the job's folder is
+        pass
 
 
 def _sync_start() -> None:
