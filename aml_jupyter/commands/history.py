@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.commands.screen import Screen
+    from aml_jupyter.portability import Verdict
     from aml_jupyter.runs import RunDirectory
 
 # what `aml runs` shows unless told otherwise
@@ -127,13 +128,30 @@ def arguments_show(parser: ArgumentParser) -> None:
 def do_show(options: Namespace, screen: Screen) -> int:
     """Everything that is known of one run."""
     directory = find_run(options.run_reference)
+    verdict = verdict_of(directory)
     if options.json:
-        screen.json(record_json(directory))
+        told = {"portability": verdict.as_json()} if verdict else {}
+        screen.json({**record_json(directory), **told})
         return 0
     from aml_jupyter.card import plain_card
 
     screen.write(plain_card(directory) + "\n")
+    if verdict is not None:
+        from aml_jupyter.portability.shown import plain
+
+        screen.write(plain(verdict) + "\n")
     return 0
+
+
+def verdict_of(directory: RunDirectory) -> Verdict | None:
+    """The verdict on the runs that a run was submitted together with; None for a run on its own."""
+    record = runs.load_record(directory)
+    if record.experiment_id in ("", record.project):
+        return None
+    from aml_jupyter import portability
+
+    group = portability.group_of(record)
+    return portability.judge(group) if group else None
 
 
 def arguments_tag(parser: ArgumentParser) -> None:

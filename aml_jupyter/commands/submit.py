@@ -33,7 +33,11 @@ SECRET_WORDS = ("password", "passwd", "secret", "token", "api-key", "apikey", "a
 
 def arguments_run(parser: ArgumentParser) -> None:
     """Options of `aml run`; `%amlrun` has the same."""
-    parser.add_argument("target", metavar="TARGET", help="a run configuration, failing that a compute target")
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        help="a run configuration, failing that a compute target; several with commas are compared",
+    )
     parser.add_argument("script", nargs="?", help="a script of the project")
     parser.add_argument("arguments", nargs="*", help="arguments of the script; those with dashes behind --")
     add_run_options(parser)
@@ -67,8 +71,23 @@ def add_run_options(parser: ArgumentParser) -> None:
     add_environment_options(parser)
     add("--prepare-only", action="store_true", help="make the environment ready, and stop")
     add_resource_options(parser)
+    add("--tolerance", type=parse_tolerance, default=1e-6, metavar="NUMBER",
+        help="the relative difference that metrics of TARGET,TARGET may have; 1e-6 unless said")  # fmt: skip
     add("--project", metavar="DIR", help="the project; found from the working folder unless said")
     add("--no-raise-error", dest="raise_error", action="store_false", help="a failed run is only reported")
+
+
+def parse_tolerance(text: str) -> float:
+    """A number from 0 on.  Raises ArgumentTypeError."""
+    import argparse
+
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a relative difference such as 1e-6 or 0")
+    return number
 
 
 def rules_of(options: Namespace) -> Rules:
@@ -180,15 +199,13 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
     from aml_jupyter import experiment
     from aml_jupyter.starting import ForkedStarter
 
-    if options.dry_run:
-        from aml_jupyter.commands.files import show_plan
-
-        return show_plan(experiment.plan(request, project), screen, as_json=options.json)
-    if options.prepare_only:
-        from aml_jupyter.commands.prepare import prepare
-
-        return prepare(request, project, screen, as_json=options.json)
+    if options.dry_run or options.prepare_only:
+        return without_run(request, project, options, screen)
     _warn_of_secrets(request.arguments, screen)
+    if "," in request.target:
+        from aml_jupyter.commands.portability import submit_and_compare
+
+        return submit_and_compare(request, project, options, screen)
     # a command has one thread and ends soon: its fork may see the run through
     directory = experiment.submit(request, project, ForkedStarter)
     if options.detach:
@@ -203,6 +220,29 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
 
         screen.json(record_json(directory))
     return status if options.raise_error else 0
+
+
+def without_run(
+    request: Request, project: Project, options: Namespace, screen: Screen, *, as_json: bool | None = None
+) -> int:
+    """Show what would be run and sent, or make the environment ready."""
+    as_json = options.json if as_json is None else as_json
+
+    def do(one: Request, into: Screen) -> int:
+        if options.dry_run:
+            from aml_jupyter import experiment
+            from aml_jupyter.commands.files import show_plan
+
+            return show_plan(experiment.plan(one, project), into, as_json=as_json)
+        from aml_jupyter.commands.prepare import prepare
+
+        return prepare(one, project, into, as_json=as_json)
+
+    if "," not in request.target:
+        return do(request, screen)
+    from aml_jupyter.commands.portability import plan_each
+
+    return plan_each(request, screen, do=do, as_json=as_json)
 
 
 def _tell_detached(directory: RunDirectory, options: Namespace, screen: Screen) -> int:

@@ -16,7 +16,7 @@ from aml_jupyter.printable import safe_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.follow import Output
@@ -93,7 +93,7 @@ def follow_to_end(
             for output in follower.follow():
                 if not quiet:
                     show(output, screen)
-            record = _ending(directory, follower, lost)
+            record = ending_of(directory, follower, lost)
         except KeyboardInterrupt:
             interrupts += 1
             screen.remark("aml: canceling" if interrupts == 1 else "aml: killing")
@@ -108,7 +108,7 @@ def follow_to_end(
     return exit_status(record)
 
 
-def _ending(directory: RunDirectory, follower: Follower, lost: experiment.Lost) -> Record | None:
+def ending_of(directory: RunDirectory, follower: Follower, lost: experiment.Lost) -> Record | None:
     """The record of a run that has ended; None when there is more to follow, by a new supervisor too."""
     try:
         if follower.status in TERMINAL:
@@ -241,7 +241,20 @@ def do_wait(options: Namespace, screen: Screen) -> int:
         status = exit_status(record) or status
     if options.json:
         screen.json([_status_json(record) for record in ended])
+    _tell_verdicts(ended, screen)
     return status
+
+
+def _tell_verdicts(records: Iterable[Record], screen: Screen) -> None:
+    """Keep and tell the verdicts on runs that were submitted together and have all ended now."""
+    several = {one.experiment_id: one for one in records if one.experiment_id not in ("", one.project)}
+    if not several:
+        return
+    from aml_jupyter import portability
+    from aml_jupyter.portability.shown import headline
+
+    for group in filter(None, map(portability.group_of, several.values())):
+        screen.remark(headline(portability.judge(group, keep=True)))
 
 
 def _tell_status(record: Record, options: Namespace, screen: Screen) -> None:

@@ -57,7 +57,7 @@ def plain(verdict: Verdict) -> str:
         if len(verdict.comparisons) > 1:
             lines.append(f"  {_word(one.target)}: {one.word}")
         for row in rows(one, verdict):
-            lines.append(f"  {row.label:<11}{row.words}")
+            lines.append(f"  {row.label:<13}{row.words}")
             lines += [f"    {_detail(*detail)}" for detail in row.details]
     return "\n".join(lines)
 
