@@ -52,8 +52,8 @@ class Lock(Value):
     """An environment for one platform (`linux-64`).
 
     `python` is the version of its own Python where conda packages bring one (`owns_python`), else the one
-    (`3.11`) of the base that it stands on.  `request` is the digest of what was asked for, `indexes` and
-    `find_links` where pip packages come from, `changes` what was relaxed.
+    (`3.11`) of the base that it stands on.  `request` is the digest of what was asked for, `changes` what was
+    relaxed.  The other fields say where pip packages come from; `index` None is the installer's default.
     """
 
     platform: str
@@ -61,8 +61,11 @@ class Lock(Value):
     owns_python: bool
     packages: tuple[Package, ...]
     request: str
-    indexes: tuple[str, ...] = ()
+    index: str | None = None
+    extra_indexes: tuple[str, ...] = ()
     find_links: tuple[str, ...] = ()
+    trusted_hosts: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
@@ -81,7 +84,7 @@ class Lock(Value):
     @property
     def digest(self) -> str:
         """SHA-256 of what is installed: the same digest is the same environment."""
-        identities = sorted(package.identity for package in self.packages)  # type: ignore[type-var]
+        identities = sorted(package.identity for package in self.packages)
         python = None if self.owns_python else self.python
         return sha256(json.dumps([self.platform, python, identities], separators=(",", ":")).encode())
 
@@ -100,7 +103,7 @@ class Lock(Value):
         try:
             check_format(document, "the lock")
             given = {name: document[name] for name in cls._fields if name in document}
-            for name in ("indexes", "find_links", "changes"):
+            for name in ("extra_indexes", "find_links", "trusted_hosts", "options", "changes"):
                 given[name] = tuple(given.get(name, ()))
             given["packages"] = tuple(map(_package, given["packages"]))
             lock = cls(**given)
@@ -128,7 +131,8 @@ def _package(document: Mapping[str, Any]) -> Package:
 def requirements(lock: Lock) -> str:
     """The pip packages as a requirements file with hashes; "" where there are none.
 
-    Indexes are not in it: whoever installs names them (`lock.indexes`), with the credentials of the moment.
+    Indexes are not in it: whoever installs names them
+    (`pip_packages.index_environment`), with the credentials of the moment.
     """
     return "".join(_requirement(package) for package in lock.pip)
 

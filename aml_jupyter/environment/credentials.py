@@ -1,0 +1,83 @@
+"""Credentials in addresses: taken out before anything is kept, put back where something is fetched.
+
+They are carried apart, as text by the place they belong to, and never enter a lock, a record, an image or the
+text of an error.  Three forms are known: `https://user:password@host/`, the `/t/<token>/` of conda channels,
+and a query that signs an address (`?sig=...`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+_USER = re.compile(r"([a-zA-Z][\w+.-]*://)([^/\s'\"]+)@")
+_TOKEN = re.compile(r"(://[^\s'\"]*?)/t/([^/\s'\"]+)(?=/)")
+_QUERY = re.compile(
+    r"(://[^\s?#'\"]*)(\?[^\s#'\"]*(?:sig|token|key|secret|password|auth)[^\s#'\"]*)", re.IGNORECASE
+)
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_ORIGIN = re.compile(r"[a-zA-Z][\w+.-]*://[^/\s?#]+")
+
+
+def strip(text: str) -> str:
+    """The text without the credentials of any address in it."""
+    return _QUERY.sub(r"\1", _TOKEN.sub(r"\1", _USER.sub(_without_user, text)))
+
+
+def separate(text: str) -> tuple[str, dict[str, str]]:
+    """An item without its credentials, and those by where they belong; `${NAME}` is a variable's value."""
+    found: dict[str, str] = {}
+    for match in _USER.finditer(text):
+        rest = _USER.sub(_without_user, match[0] + text[match.end() :])
+        origin = _ORIGIN.match(rest)
+        # git@host is a name of git's, no credential
+        if origin and (":" in match[2] or not match[1].startswith(("git", "ssh"))):
+            found[origin[0]] = _VARIABLE.sub(lambda name: os.environ.get(name[1], ""), match[2])
+    if token := _TOKEN.search(text):
+        origin = _ORIGIN.search(strip(text))
+        found[f"{origin[0] if origin else ''}/t"] = token[2]
+    if query := _QUERY.search(text):
+        address = strip(text[: query.end()]).split()[-1]
+        found[address] = query[2]
+    return strip(text), found
+
+
+def separate_all(dependencies: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a job asks for without credentials, and these; the former may be kept, the latter never."""
+    clean, found = dict(dependencies), dict[str, str]()
+    for key in ("channels", "dependencies", "pip"):
+        items = []
+        for item in dependencies.get(key, ()):
+            text, more = separate(item)
+            items.append(text)
+            found.update(more)
+        clean[key] = items
+    return clean, found
+
+
+def insert(text: str, credentials: Mapping[str, str]) -> str:
+    """An item with the credentials of its host put back, for the moment of fetching."""
+
+    def replaced(match: re.Match[str]) -> str:
+        origin = match[0]
+        scheme, _, host = origin.partition("://")
+        user = credentials.get(origin)
+        token = credentials.get(origin + "/t")
+        made = f"{scheme}://{user}@{host}" if user and "@" not in host else origin
+        return f"{made}/t/{token}" if token else made
+
+    for address, query in credentials.items():
+        if query.startswith("?"):
+            text = re.sub(re.escape(address) + r"(?![\w?])", lambda match, q=query: match[0] + q, text)  # type: ignore[misc]
+    return _ORIGIN.sub(replaced, text)
+
+
+def _without_user(match: re.Match[str]) -> str:
+    # ssh://git@host needs the name to reach anything
+    keeps = ":" not in match[2] and match[1].startswith(("git", "ssh"))
+    return match[0] if keeps else match[1]
