@@ -1,4 +1,4 @@
-"""`aml targets`, `config`, `computetarget`, `runconfiguration`: the files of aml_config/."""
+"""`aml config`, `computetarget`, `runconfiguration`: the files of aml_config/."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from argparse import SUPPRESS
 
 from aml_jupyter.commands import add_json, parse_pair
 from aml_jupyter.commands.submit import project_of
+from aml_jupyter.commands.targets import BUILT_IN, list_targets, tell_listed
 from aml_jupyter.config import aml_home, listing
 from aml_jupyter.errors import UsageError
 
@@ -16,43 +17,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.commands.screen import Screen
-
-
-BUILT_IN = "(built in)"
-
-
-def arguments_targets(parser: ArgumentParser) -> None:
-    """Options of `aml targets`."""
-    parser.add_argument(
-        "--project", metavar="DIR", help="the project; found from the working folder unless said"
-    )
-    add_json(parser)
-
-
-def do_targets(options: Namespace, screen: Screen) -> int:
-    """List compute targets and the run configurations that use them."""
-    project = project_of(options)
-    targets, configurations = listing.compute_targets(project), listing.run_configurations(project)
-    if options.json:
-        screen.json({"targets": targets, "run_configurations": configurations})
-        return 0
-    users = {
-        target["name"]: ", ".join(c["name"] for c in configurations if c["target"] == target["name"])
-        for target in targets
-    }
-    screen.table(
-        ["target", "kind", "run configurations", "file"],
-        [[t["name"], t["kind"] or "-", users[t["name"]] or "-", t["file"] or BUILT_IN] for t in targets],
-    )
-    _tell([*targets, *configurations], screen)
-    return 0
-
-
-def _tell(listed: Iterable[dict[str, Any]], screen: Screen) -> None:
-    """What is wrong with the files that were listed."""
-    for one in listed:
-        for text in [*one["warnings"], *filter(None, [one["error"]])]:
-            screen.remark(f"aml: {text}")
 
 
 def arguments_config(parser: ArgumentParser) -> None:
@@ -127,7 +91,7 @@ def arguments_computetarget(parser: ArgumentParser) -> None:
 def do_computetarget(options: Namespace, screen: Screen) -> int:
     """Attach, detach and list compute targets."""
     if options.action == "list":
-        return do_targets(options, screen)
+        return list_targets(options, screen)
     from aml_jupyter.config import edit
 
     project = project_of(options)
@@ -191,5 +155,5 @@ def do_runconfiguration(options: Namespace, screen: Screen) -> int:
         ["run configuration", "target", "framework", "file"],
         [[c["name"], c["target"] or "-", c["framework"] or "-", c["file"] or BUILT_IN] for c in found],
     )
-    _tell(found, screen)
+    tell_listed(found, screen)
     return 0

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from aml_jupyter.experiment import Request
 
 # what a person is told of an environment, in this order
-_TOLD = ("python", "version", "packages", "image", "prefix", "lock", "digest")
+_TOLD = ("image_name", "image", "prefix", "python", "version", "packages", "lock", "digest")
 
 
 def prepare(request: Request, project: Project, screen: Screen, *, as_json: bool = False) -> int:
     """Make the environment of a request ready, showing what that says as it comes; the exit status."""
     from aml_jupyter import experiment
 
-    made = experiment.prepare(request, project, screen.remark)
+    made = experiment.prepare(request, project, screen.progress)
     if as_json:
         screen.json(made)
     else:

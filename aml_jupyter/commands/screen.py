@@ -61,6 +61,10 @@ class Screen:
             self.err.write(safe_text(text, colour=False).replace("\r", "\\r") + "\n")
             self.err.flush()
 
+    def progress(self, text: str) -> None:
+        """Tell at once what is being done."""
+        self.remark(text)
+
     def json(self, value: Any) -> None:
         """Print a value as JSON."""
         import json

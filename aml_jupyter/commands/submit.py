@@ -330,7 +330,7 @@ def _submit_2018(options: Namespace, screen: Screen) -> int:
     if options.prepare:
         from aml_jupyter import experiment
 
-        experiment.prepare(request, project_of(options), screen.remark)
+        experiment.prepare(request, project_of(options), screen.progress)
     options.dry_run, options.quiet, options.raise_error, options.prepare_only = False, False, True, False
     return submit_and_follow(request, project_of(options), options, screen)
 

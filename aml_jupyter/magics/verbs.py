@@ -124,6 +124,11 @@ class NotebookScreen(Screen):
         """Tell something; not on standard error, which a notebook shows as if something were wrong."""
         self._print("stdout", safe_text(text) + "\n")
 
+    def progress(self, text: str) -> None:
+        """Tell at once what is being done."""
+        self.remark(text)
+        self.flush()
+
     def table(self, columns: list[str], rows: list[list[str]]) -> None:
         """Show rows below their columns."""
         self.flush()

@@ -1,0 +1,304 @@
+"""`aml targets`: list them, look whether they work, remove what runs left in their engines."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS
+
+from aml_jupyter.commands import add_json
+from aml_jupyter.commands.submit import project_of
+from aml_jupyter.config import aml_home, listing
+from aml_jupyter.errors import AmlError, ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from aml_jupyter.commands.screen import Screen
+    from aml_jupyter.config import Project, RunConfiguration, Target
+    from aml_jupyter.executors.docker.engine import Engine
+    from aml_jupyter.executors.docker.leftovers import Leftover
+    from aml_jupyter.executors.docker.place import Place
+    from aml_jupyter.trial import Check
+
+BUILT_IN = "(built in)"
+CONTAINERS = ("docker", "remotedocker")
+# exit statuses: a check failed; an engine could not be asked
+CHECK_FAILED, FAILED = 1, 125
+
+
+def arguments_targets(parser: ArgumentParser) -> None:
+    """`aml targets [ls]`, `test NAME`, `sweep [NAME]`."""
+    parser.add_argument(
+        "--project", metavar="DIR", help="the project; found from the working folder unless said"
+    )
+    add_json(parser)
+    actions = parser.add_subparsers(dest="action", metavar="ls|test|sweep")
+    ls = actions.add_parser("ls", help="list them, as without an action")
+    test = actions.add_parser("test", help="look whether a target works, and say what mends it")
+    test.add_argument("name", metavar="NAME", help="a run configuration, failing that a compute target")
+    test.add_argument("--image", metavar="NAME", help="another image than the target's")
+    sweep = actions.add_parser("sweep", help="remove what no run needs from engines")
+    sweep.add_argument("name", metavar="NAME", nargs="?", help="one target; all Docker targets unless said")
+    sweep.add_argument("--dry-run", action="store_true", help="only list it")
+    sweep.add_argument("--images", action="store_true", help="also images of environments")
+    sweep.add_argument("--unused-for", type=_days, default=30.0, metavar="DAYS",
+                       help="days since such an image was last used; 30 unless said")  # fmt: skip
+    for action in (ls, test, sweep):
+        # what was said before the action is not said anew by its default
+        action.add_argument("--project", metavar="DIR", default=SUPPRESS, help="the project")
+        action.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
+
+
+def _days(text: str) -> float:
+    import argparse
+
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 36500:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
+    return days
+
+
+def do_targets(options: Namespace, screen: Screen) -> int:
+    """Do one action; without one, list."""
+    actions = {"test": _test, "sweep": _sweep}
+    return actions.get(options.action, list_targets)(options, screen)
+
+
+def list_targets(options: Namespace, screen: Screen) -> int:
+    """List compute targets and the run configurations that use them."""
+    project = project_of(options)
+    targets, configurations = listing.compute_targets(project), listing.run_configurations(project)
+    if options.json:
+        screen.json({"targets": targets, "run_configurations": configurations})
+        return 0
+    users = {
+        target["name"]: ", ".join(c["name"] for c in configurations if c["target"] == target["name"])
+        for target in targets
+    }
+    screen.table(
+        ["target", "kind", "run configurations", "file"],
+        [[t["name"], t["kind"] or "-", users[t["name"]] or "-", t["file"] or BUILT_IN] for t in targets],
+    )
+    tell_listed([*targets, *configurations], screen)
+    return 0
+
+
+def tell_listed(listed: Iterable[dict[str, Any]], screen: Screen) -> None:
+    """What is wrong with the files that were listed."""
+    for one in listed:
+        for text in [*one["warnings"], *filter(None, [one["error"]])]:
+            screen.remark(f"aml: {text}")
+
+
+# --- test ---------------------------------------------------------------------------------------------------
+
+
+def _test(options: Namespace, screen: Screen) -> int:
+    project = project_of(options)
+    configuration, target = project.resolve(options.name)
+    found = []
+    for check in _checks(project, configuration, target, options.image):
+        found.append(check)
+        if not options.json:
+            _tell_check(check, screen)
+    fine = all(check.ok is not False for check in found)
+    if options.json:
+        checks = [check.as_dict() for check in found]
+        screen.json({"target": target.name, "kind": target.kind, "ok": fine, "checks": checks})
+    return 0 if fine else CHECK_FAILED
+
+
+def _tell_check(check: Check, screen: Screen) -> None:
+    mark = {True: "ok", False: "FAILED", None: "-"}[check.ok]
+    lines = [f"{mark:<8}{check.name:<20}{check.message}"]
+    if check.ok is False and check.fix:
+        lines += [f"{'':<8}{'':<20}{line}" for line in check.fix.splitlines()]
+    from aml_jupyter.printable import safe_name
+
+    screen.write("".join(safe_name(line) + "\n" for line in lines))
+
+
+def _checks(
+    project: Project, configuration: RunConfiguration, target: Target, image: str | None
+) -> Iterator[Check]:
+    from aml_jupyter import trial
+    from aml_jupyter.executors import executor_for
+
+    try:
+        executor = executor_for(target.kind)
+        executor.check(target, {"image": image} if image else {})
+    except AmlError as error:
+        yield trial.failed("configuration", error)
+        return
+    if target.kind in CONTAINERS:
+        yield from _checks_of_engine(project, configuration, target, image)
+        return
+    yield trial.interpreter(executor.python(target))
+    yield _share_here(project, target)
+    yield trial.home(aml_home())
+
+
+def _share_here(project: Project, target: Target) -> Check:
+    from aml_jupyter import share, trial
+
+    try:
+        return trial.share_here(share.resolve(project, target), share.share_reason(target))
+    except AmlError as error:
+        return trial.failed("share", error)
+
+
+def _checks_of_engine(
+    project: Project, configuration: RunConfiguration, target: Target, image: str | None
+) -> Iterator[Check]:
+    from aml_jupyter import demands, trial
+    from aml_jupyter.executors.docker.trial import Asked, Scratch
+    from aml_jupyter.executors.docker.trial import trial as look
+
+    brings_python = False
+    try:
+        brings_python = demands.dependencies(project, configuration, target, {}) is not None
+    except AmlError as error:
+        yield trial.failed("environment", error)
+    home = trial.home(aml_home())
+    yield home
+    share = _share_here(project, target)
+    if share.ok is False:
+        yield share
+    facts = demands.of_target(project, target, {"image": image})
+    asked = Asked(
+        image=str(facts["image"]),
+        gpu=target.nvidia_docker,
+        share=_share_path(project, target) if share.ok else None,
+        reason=share.message,
+        environment=brings_python,
+    )
+    if home.ok is False:
+        yield from look(_place(project, target), asked)
+        return
+    with Scratch(aml_home()) as folder:
+        yield from look(_place(project, target), asked.replace(job=folder))
+
+
+def _share_path(project: Project, target: Target) -> str | None:
+    import os
+
+    from aml_jupyter import share
+
+    found = share.resolve(project, target)
+    return os.path.realpath(found.path) if found else None
+
+
+def _place(project: Project, target: Target) -> Place:
+    if target.kind == "docker":
+        from aml_jupyter.executors.docker.here import Here
+
+        return Here()
+    from aml_jupyter import demands
+    from aml_jupyter.executors.docker.there import There
+
+    place: Place = There.of(demands.of_target(project, target, {}))
+    return place
+
+
+# --- sweep --------------------------------------------------------------------------------------------------
+
+
+def _sweep(options: Namespace, screen: Screen) -> int:
+    project = project_of(options)
+    live, ended, used = _runs()
+    found: list[tuple[str, Leftover]] = []
+    status = 0
+    for name, engine in _engines(project, options.name):
+        from aml_jupyter.executors.docker.leftovers import sweep
+
+        try:
+            swept = sweep(
+                engine,
+                live=live,
+                ended=ended,
+                dry_run=options.dry_run,
+                images_after=options.unused_for if options.images else None,
+                used=used,
+            )
+        except AmlError as error:
+            status = FAILED
+            screen.remark(f"aml: {name}: {error}")
+            continue
+        found += [(name, one) for one in swept]
+    _tell_sweep(found, options, screen)
+    return status
+
+
+def _runs() -> tuple[set[str], set[str], dict[str, float]]:
+    """Ids of runs that go on or whose state is not known, ids of those that ended, last use of images."""
+    from aml_jupyter import runs
+
+    live: set[str] = set()
+    ended: set[str] = set()
+    used: dict[str, float] = {}
+    for directory in runs.all_directories(aml_home()):
+        try:
+            record = runs.load_record(directory)
+        except AmlError:  # being made, or damaged: what it has in an engine may be all that is left of it
+            live.add(directory.run_id)
+            continue
+        (ended if record.ended else live).add(directory.run_id)
+        image = str((getattr(record, "environment", None) or {}).get("image") or "")
+        if image:
+            used[image] = max(used.get(image, 0.0), _moment(record.created_utc))
+    return live, ended, used
+
+
+def _moment(utc: str | None) -> float:
+    import datetime as dt
+
+    try:
+        return dt.datetime.fromisoformat(utc or "").timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _engines(project: Project, name: str | None) -> Iterator[tuple[str, Engine]]:
+    """Name and engine of one target, or of this computer and every Docker target of the project."""
+    if name is not None:
+        _, target = project.resolve(name)
+        if target.kind not in CONTAINERS:
+            raise ConfigError(f"target {target.name!r} is of kind {target.kind}: it has no engine to sweep")
+        yield target.name, _place(project, target).engine()
+        return
+    from aml_jupyter.executors.docker.here import Here
+
+    yield "this computer", Here().engine()
+    for one in project.targets():
+        try:
+            target = project.target(one)
+        except ConfigError:  # `aml targets` tells what is wrong with it
+            continue
+        if target.kind == "remotedocker":
+            yield target.name, _place(project, target).engine()
+
+
+def _tell_sweep(found: list[tuple[str, Leftover]], options: Namespace, screen: Screen) -> None:
+    from aml_jupyter.printable import shown_size
+
+    if options.json:
+        screen.json([{"target": name, **one.as_dict()} for name, one in found])
+        return
+    if found:
+        screen.table(
+            ["target", "what", "name", "size", "why", "state"],
+            [
+                [name, one.kind, one.name, "-" if one.bytes is None else shown_size(one.bytes), one.why,
+                 f"kept: {one.kept}" if one.kept else "removed" if one.removed else "would be removed"]
+                for name, one in found
+            ],
+        )  # fmt: skip
+    gone = [one for _, one in found if not one.kept]
+    size = shown_size(sum(one.bytes or 0 for one in gone))
+    word = "would be removed" if options.dry_run else "removed"
+    screen.remark(f"{len(gone)} {word}, {size}" if gone else "Nothing is left over.")
