@@ -27,7 +27,8 @@ def need(name: str) -> str:
         if os.geteuid() != 0:
             missing(name, "not running as user id 0")
         return ""
-    found = shutil.which(name)
+    # daemons lie where only root's PATH leads
+    found = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin")
     if found is None:
         missing(name, "no such program on PATH")
     return str(found)
