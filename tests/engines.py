@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aml_jupyter import processes
 from tests.base_image import BASE_IMAGE, DEFAULT_IMAGE, RECIPE_DIGEST, archive, locked
 from tests.requirements import missing, need
 
@@ -28,6 +29,8 @@ DEFAULT_SOCKET = "/var/run/docker.sock"
 # programs that an engine starts
 _PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc", "docker-proxy", "docker-init")
 _SUBNET = "172.30.{}"
+_PREFIX = "aml-engine-"
+_STATE = "state.json"
 
 # every AML_HOME of this process's tests
 HOMES: list[str] = []
@@ -218,16 +221,11 @@ class PrivateEngine(Engine):
         need("root")
         for program in ("dockerd", "docker", "ip", "iptables"):
             need(program)
-        self.mark = "aml" + secrets.token_hex(4)
+        remove_abandoned()
         # a short path: addresses of sockets end at 107 bytes
-        self.folder = Path(tempfile.mkdtemp(prefix="aml-engine-"))
+        self._is(Path(tempfile.mkdtemp(prefix=_PREFIX)), "aml" + secrets.token_hex(4), "")
         self.folder.chmod(0o711)
-        super().__init__(str(self.folder / "docker.sock"))
-        self.data = self.folder / "data"
-        self.log = self.folder / "log"
         self.live_restore = live_restore
-        self.pid = 0
-        self._rules: list[list[str]] = []
         self.data.mkdir()
         (self.folder / "daemon.json").write_text("{}")
         try:
@@ -237,6 +235,13 @@ class PrivateEngine(Engine):
         except BaseException:
             self.remove()
             raise
+
+    def _is(self, folder: Path, mark: str, subnet: str) -> None:
+        super().__init__(str(folder / "docker.sock"))
+        self.folder, self.mark, self.subnet = folder, mark, subnet
+        self.data = folder / "data"
+        self.log = folder / "log"
+        self.pid = 0
 
     def __enter__(self) -> PrivateEngine:
         try:
@@ -262,18 +267,23 @@ class PrivateEngine(Engine):
         with locked(Path(tempfile.gettempdir()) / "aml-bridges.lock"):
             taken = _run("ip", "-4", "-oneline", "route")
             numbers = [n for n in range(1, 255) if _SUBNET.format(n) + "." not in taken]
-            subnet = _SUBNET.format(random.choice(numbers))
+            self.subnet = _SUBNET.format(random.choice(numbers))
+            # for whoever finds this after its process was killed
+            state = [self.mark, self.subnet, processes.identity(os.getpid())]
+            (self.folder / _STATE).write_text(json.dumps(state))
             _run("ip", "link", "add", self.mark, "type", "bridge")
-            _run("ip", "address", "add", f"{subnet}.1/24", "dev", self.mark)
+            _run("ip", "address", "add", f"{self.subnet}.1/24", "dev", self.mark)
             _run("ip", "link", "set", self.mark, "up")
-        # rules of its own: an engine that keeps rules flushes those of every other when it starts
-        for rule in (
-            ["-t", "nat", "POSTROUTING", "-s", f"{subnet}.0/24", "!", "-o", self.mark, "-j", "MASQUERADE"],
-            ["-t", "filter", "FORWARD", "-i", self.mark, "-j", "ACCEPT"],
-            ["-t", "filter", "FORWARD", "-o", self.mark, "-j", "ACCEPT"],
-        ):
-            _run("iptables", "-w", *rule[:2], "-I", *rule[2:])
-            self._rules.append(rule)
+        for table, *rule in self._rules():
+            _run("iptables", "-w", "-t", table, "-I", *rule)
+
+    def _rules(self) -> list[list[str]]:
+        """Its packet rules: an engine that made its own would flush those of every other when it starts."""
+        return [
+            ["nat", "POSTROUTING", "-s", f"{self.subnet}.0/24", "!", "-o", self.mark, "-j", "MASQUERADE"],
+            ["filter", "FORWARD", "-i", self.mark, "-j", "ACCEPT"],
+            ["filter", "FORWARD", "-o", self.mark, "-j", "ACCEPT"],
+        ]
 
     def _command(self) -> list[str]:
         folder = self.folder
@@ -311,13 +321,16 @@ class PrivateEngine(Engine):
 
     def stop(self) -> None:
         """End it as a service manager does; it ends its containers first, unless they may live on."""
+        _end(self._taken_pid(), signal.SIGTERM, 40)
+
+    def _taken_pid(self) -> list[int]:
+        """The pid of the engine, for the last time: 0 would be everybody of this process's group."""
         self.pid, pid = 0, self.pid
-        _end([pid], signal.SIGTERM, 40)
+        return [pid] if pid else []
 
     def kill(self) -> None:
         """Kill it with its containerd, as a crash does; containers and their shims live on."""
-        self.pid, pid = 0, self.pid
-        _end([pid], signal.SIGKILL, 10)
+        _end(self._taken_pid(), signal.SIGKILL, 10)
         _end(self.processes("containerd"), signal.SIGKILL, 10)
 
     def restart(self) -> None:
@@ -345,16 +358,14 @@ class PrivateEngine(Engine):
             with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
                 self.remove_containers()
         # first whoever would start others again
-        _end([self.pid] if self.pid else [], signal.SIGKILL, 10)
+        _end(self._taken_pid(), signal.SIGKILL, 10)
         _end(self.processes("dockerd", "containerd"), signal.SIGKILL, 10)
         _end(self.processes(), signal.SIGKILL, 10)
         _end(self.container_processes(), signal.SIGKILL, 10)
-        self.pid = 0
         self._unmount()
         self._remove_control_groups()
-        for rule in self._rules:
-            _run("iptables", "-w", *rule[:2], "-D", *rule[2:], check=False)
-        self._rules = []
+        for table, *rule in self._rules():
+            _run("iptables", "-w", "-t", table, "-D", *rule, check=False)
         if Path("/sys/class/net", self.mark).exists():
             _run("ip", "link", "delete", self.mark)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -370,6 +381,18 @@ class PrivateEngine(Engine):
             for folder, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):  # a process that is being reaped
                     os.rmdir(folder)
+
+
+def remove_abandoned() -> None:
+    """Remove private engines whose process was killed before it could."""
+    for state in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_STATE}"):
+        # another one may be removing it, too
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            mark, subnet, owner = json.loads(state.read_text())
+            if not processes.is_alive(owner):
+                engine = PrivateEngine.__new__(PrivateEngine)
+                engine._is(state.parent, mark, subnet)
+                engine.remove()
 
 
 # --- processes ----------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from tests import engines
 from tests.base_image import BASE_IMAGE, DEFAULT_IMAGE
 from tests.engines import Engine, PrivateEngine
 from tests.requirements import need
-from tests.terminal import until
+from tests.terminal import environment, until
 
 pytestmark = [pytest.mark.slow]
 
@@ -80,3 +82,21 @@ def test_the_disk_of_a_private_engine_can_be_full() -> None:
 
 def firewall() -> str:
     return subprocess.run([need("iptables-save")], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.root
+@pytest.mark.faults
+def test_a_private_engine_of_a_killed_process_is_removed_by_the_next() -> None:
+    code = (
+        "from tests.engines import *; own = PrivateEngine(); own.start();"
+        " print(own.folder, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    folder = Path(done.stdout.strip())
+    mark = json.loads((folder / "state.json").read_text())[0]
+    assert Engine(str(folder / "docker.sock")).answers()
+    engines.remove_abandoned()
+    assert not folder.exists()
+    assert mark not in firewall()
