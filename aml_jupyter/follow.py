@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 # seconds between two looks: short while something happens, longer while nothing does
 SHORTEST_LOOK, LONGEST_LOOK = 0.01, 0.1
+# while a run is in one of these, what its supervisor says is how the preparation goes
+BEFORE = ("", "NotStarted", "Preparing")
 # seconds until the runtime has told that what follows on stderr is stderr too
 TOLD = 0.06
 
@@ -50,7 +52,13 @@ class Status(Value):
     reason: str = ""
 
 
-Output = Text | Event | Status
+class Progress(Value):
+    """A line that the preparation of a run told."""
+
+    text: str
+
+
+Output = Text | Event | Status | Progress
 
 
 class Follower:
@@ -68,7 +76,7 @@ class Follower:
         self._decoders = {
             name: codecs.getincrementaldecoder("utf-8")(errors) for name in ("stdout", "stderr")
         }
-        self._status_position = 0
+        self._status_position = self._control_position = 0
         self._stderr: deque[tuple[int, int]] = deque()
         self._stderr_end, self._stderr_at = 0, 0.0
         self._waiting: deque[dict[str, Any]] = deque()
@@ -78,7 +86,11 @@ class Follower:
 
     def read(self) -> Iterator[Output]:
         """Everything that is new, in order; ends when there is no more for now."""
-        yield from self._read_status()
+        preparing = self.status in BEFORE
+        changes = list(self._read_status())
+        if preparing:  # everything that was told before these changes has been written by now
+            yield from self._read_progress()
+        yield from changes
         while True:
             # the log's size first: every event that precedes these bytes is then in the events file
             size = min(_size(self.directory.log), self.position + BLOCK)
@@ -128,6 +140,13 @@ class Follower:
         for name, decoder in self._decoders.items():
             if text := decoder.decode(b"", final=True):
                 yield Text(stream=name, text=text)
+
+    def _read_progress(self) -> Iterator[Output]:
+        data = _read_at(self.directory.control_log, self._control_position, BLOCK)
+        whole = data[: data.rfind(b"\n") + 1]
+        self._control_position += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            yield Progress(text=line)
 
     def _read_status(self) -> Iterator[Output]:
         path = self.directory.status_jsonl

@@ -9,7 +9,7 @@ from aml_jupyter import experiment, runs
 from aml_jupyter.commands import add_json, parse_seconds
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import ConfigError, RunFailed, RunNotFound, UsageError
-from aml_jupyter.follow import Event, Follower, Text, open_job_file
+from aml_jupyter.follow import Event, Follower, Progress, Text, open_job_file
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.printable import safe_name
 
@@ -58,6 +58,8 @@ def show(output: Output, screen: Screen) -> None:
         screen.output(output.stream, output.text)
     elif isinstance(output, Event):
         _show_event(output.event, screen)
+    elif isinstance(output, Progress):
+        screen.remark(output.text)
 
 
 def _show_event(event: dict[str, object], screen: Screen) -> None:

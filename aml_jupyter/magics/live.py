@@ -100,6 +100,8 @@ class Live:
             self.card.status(output.status)
         elif isinstance(output, Event):
             self._event(output.event)
+        elif not self.quiet:
+            self._flow.text("stderr", output.text + "\n")
 
     def _event(self, event: dict[str, Any]) -> None:
         kind = event["type"]

@@ -234,7 +234,7 @@ def _prepare_and_spawn(started: Started) -> None:
     except OSError:  # there already; or no such folder, which chdir will report
         pass
     words = request["command"]
-    if not request.get("python", True):
+    if not words[0]:
         # a target whose interpreter the submitter does not know: the one that runs this
         words = [sys.executable] + words[1:]
     if request.get("spark"):

@@ -134,6 +134,36 @@ class ExecutorContract:
         assert executor.read(handle, "log", 2) == whole[2:]
         assert executor.read(handle, "log", len(whole)) == b""
 
+    def test_secrets_reach_the_script_and_no_file(self, executor: Executor, make_job: MakeJob) -> None:
+        job = make_job("import os; print(len(os.environ['TOKEN']))")
+        executor.prepare(job, print)
+        handle = executor.start(job, {"TOKEN": "correct horse"})
+        wait_for_end(executor, handle)
+        assert read_all(executor, handle, "log") == b"13\n"
+        for folder, _, names in os.walk(job.job):
+            for name in names:
+                path = os.path.join(folder, name)
+                if os.path.isfile(path):
+                    with open(path, "rb") as file:
+                        assert b"correct horse" not in file.read()
+
+    def test_what_the_job_writes_is_brought_here(self, executor: Executor, make_job: MakeJob) -> None:
+        job = make_job("print('brought')")
+        handle, _ = self.run(executor, job)
+        executor.mirror(handle, job.job)
+        executor.mirror(handle, job.job)
+        with open(job.job + "/log", encoding="ascii") as file:
+            assert file.read() == "brought\n"
+        assert sorted(os.listdir(job.job)).count("exit.json") == 1
+
+    def test_what_was_discarded_may_be_discarded_again(self, executor: Executor, make_job: MakeJob) -> None:
+        job = make_job("open('outputs/a', 'w').close()")
+        handle, _ = self.run(executor, job)
+        executor.collect(handle, job.work)
+        executor.discard(handle)
+        executor.discard(handle)
+        assert os.listdir(job.work + "/outputs") == ["a"]
+
     def test_a_start_that_fails_leaves_nothing_behind(self, executor: Executor, make_job: MakeJob) -> None:
         job = make_job("", command=("/no/such/interpreter", "script.py"))
         executor.prepare(job, print)
