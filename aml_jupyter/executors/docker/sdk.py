@@ -1,0 +1,84 @@
+"""The engine's SDK: opened here and nowhere else, for what is done once for an image."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from aml_jupyter.errors import AmlError
+from aml_jupyter.executors.docker.engine import EngineRefused, unavailable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+# seconds without a word from the engine; committing some gigabytes takes minutes
+PATIENCE = 1800
+
+
+@contextmanager
+def client(socket: str) -> Iterator[Any]:
+    """The SDK's client of the engine at a socket; its errors become ours.
+
+    Raises TargetUnavailable `engine.unavailable`, EngineRefused.
+    """
+    import docker.errors
+    from docker import APIClient
+
+    opened = None
+    try:
+        opened = APIClient(base_url=f"unix://{socket}", timeout=PATIENCE, version="auto")
+        yield opened
+    except AmlError:
+        raise
+    except docker.errors.APIError as error:
+        raise refused(error) from error
+    except docker.errors.DockerException as error:
+        raise unavailable(socket, _innermost(error)) from error
+    except OSError as error:  # those of requests are
+        raise unavailable(socket, _innermost(error)) from error
+    finally:
+        if opened is not None:
+            opened.close()
+
+
+def refused(error: Any) -> EngineRefused:
+    """What an answer of the SDK with an HTTP status means for us."""
+    made = EngineRefused(f"the Docker engine refuses: {explanation(error)}")
+    made.status = int(error.status_code or 0)
+    return made
+
+
+def explanation(error: Any) -> str:
+    """The engine's own words in an error of the SDK."""
+    return str(error.explanation or error)
+
+
+def _innermost(error: BaseException) -> str:
+    """The words of the system behind the layers of an HTTP library."""
+    seen: BaseException | None = error
+    found = str(error)
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            found = str(seen.strerror)
+        seen = seen.__cause__ or seen.__context__
+    return found
+
+
+def api_error() -> type[Any]:
+    """The class of the SDK's errors that carry an answer of the engine."""
+    import docker.errors
+
+    return docker.errors.APIError  # type: ignore[no-any-return]
+
+
+def hang_up(line: Any) -> None:
+    """Close a line to a container for good: `close` alone leaves it open while the response is in memory."""
+    import socket
+
+    raw = getattr(line, "_sock", line)
+    try:
+        raw.shutdown(socket.SHUT_RDWR)
+    except OSError:  # the other side was faster
+        pass
+    line.close()
