@@ -192,7 +192,7 @@ def test_the_share_is_one_for_all_runs_of_a_project(project: Path) -> None:
 def test_targets_and_run_configurations_are_written_listed_and_removed(project: Path) -> None:
     written = data("computetarget", "attach", "local", "-n", "old", "--set", "pythonLocation=/no/python")
     assert [os.path.basename(path) for path in written] == ["old.compute", "old.runconfig"]
-    assert [one["name"] for one in data("computetarget", "list")["targets"]] == ["local", "old"]
+    assert [one["name"] for one in data("computetarget", "list")["targets"]] == ["docker", "local", "old"]
     (created,) = data("runconfiguration", "create", "fast", "-t", "local", "--set", "Framework=Python")
     assert os.path.basename(created) == "fast.runconfig"
     assert {one["name"]: one["target"] for one in data("runconfiguration", "list")} == {

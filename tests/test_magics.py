@@ -145,7 +145,7 @@ def test_a_cell_is_told_what_it_would_lack_before_anything_is_sent(
     [
         ("%%amlrun local --nmae x", "did you mean --name?"),
         ("%%amlrun nowhere", "local"),
-        ("%%amlrun", "Targets here: local"),
+        ("%%amlrun", "Targets here: docker, local"),
         ("%%amlrun local --timeout soon", "is not a time"),
         ("%%amlrun local -p novalue", "NAME=VALUE"),
         ("%%amlrun local --in no_such_variable", "no variable no_such_variable"),
