@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from aml_jupyter.card import Card
+    from aml_jupyter.portability import Group, Verdict
     from aml_jupyter.runs import Record, RunDirectory
 
 # an artifact that is read into memory may have at most this many bytes, unless said otherwise
@@ -194,6 +196,71 @@ class Artifacts:
         return "\n".join(f"{safe_name(one.path)}  {shown_size(one.size)}" for one in items) or "no artifacts"
 
 
+class RunSet:
+    """Runs of one snapshot on several targets, by target; iterate for the targets."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    @property
+    def id(self) -> str:
+        """The experiment id that the records of the runs share."""
+        return self._group.experiment_id
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """Those of the runs that were not removed, by target."""
+        from aml_jupyter.config import aml_home
+
+        return {target: Run(one) for target, one in self._group.directories(aml_home()).items()}
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether they did the same, `pending` before all have ended."""
+        from aml_jupyter import portability
+
+        return portability.judge(self._group)
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Block until all have ended, at most `timeout` seconds, and keep the verdict.
+
+        Raises RunFailed with code `run.wait_timeout`.
+        """
+        from aml_jupyter import portability
+
+        due = None if timeout is None else time.monotonic() + timeout
+        for run in self.runs.values():
+            run.wait(None if due is None else max(0.0, due - time.monotonic()))
+        portability.judge(self._group, keep=True)
+        return self
+
+    def cancel(self, *, kill: bool = False) -> Self:
+        """Ask all of them to end; returns before they have."""
+        for run in self.runs.values():
+            run.cancel(kill=kill)
+        return self
+
+    def __getitem__(self, target: str) -> Run:
+        return self.runs[target]
+
+    def __iter__(self) -> Iterator[str]:
+        return (target for target, _ in self._group.runs)
+
+    def __len__(self) -> int:
+        return len(self._group.runs)
+
+    def __repr__(self) -> str:
+        return f"<RunSet {self.id} {', '.join(self)}: {self.verdict.word}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        from aml_jupyter.portability.shown import bundle
+
+        return bundle(self.verdict)
+
+
 def submit(
     target: str = "local",
     script: str | None = None,
@@ -201,9 +268,11 @@ def submit(
     *,
     project: str | None = None,
     **options: Any,
-) -> Run:
-    """Start a run of a script, or with `cell="..."` of Python source, and return at once.
+) -> Any:
+    """Start a run of a script, or with `cell="..."` of Python source, and return at once: a Run.
 
+    Several targets with commas, such as `local,docker`, start a run of one snapshot on each: a RunSet;
+    `tolerance` is then the relative difference that their metrics may have.
     `project` is its folder, found from the working folder unless said.  `options` are fields of
     `experiment.Request`: compute, params, environment, inputs, outputs, timeout (seconds), name, tags,
     message, workdir, from_run.  Raises AmlError for what cannot be run; nothing is left of it then.
@@ -213,6 +282,8 @@ def submit(
     from aml_jupyter.errors import UsageError
 
     cell = options.pop("cell", None)
+    several = "," in target
+    compared = {"tolerance": options.pop("tolerance")} if several and "tolerance" in options else {}
     if isinstance(cell, str):
         from aml_jupyter.cell import to_bytes
 
@@ -231,6 +302,10 @@ def submit(
         cell=cell,
         **options,
     )
+    if several:
+        from aml_jupyter import portability
+
+        return RunSet(portability.submit(request, find_project(project), **compared))
     return Run(experiment.submit(request, find_project(project)))
 
 

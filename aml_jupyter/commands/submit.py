@@ -27,17 +27,14 @@ if TYPE_CHECKING:
     from aml_jupyter.snapshot import Rules
 
 
+TARGET_HELP = "a run configuration, failing that a compute target; several with commas are compared"
 # an argument named like one of these should not stand in a record
 SECRET_WORDS = ("password", "passwd", "secret", "token", "api-key", "apikey", "api_key", "credential")
 
 
 def arguments_run(parser: ArgumentParser) -> None:
     """Options of `aml run`; `%amlrun` has the same."""
-    parser.add_argument(
-        "target",
-        metavar="TARGET",
-        help="a run configuration, failing that a compute target; several with commas are compared",
-    )
+    parser.add_argument("target", metavar="TARGET", help=TARGET_HELP)
     parser.add_argument("script", nargs="?", help="a script of the project")
     parser.add_argument("arguments", nargs="*", help="arguments of the script; those with dashes behind --")
     add_run_options(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from aml_jupyter.commands import VERBS, Parser, overview, split_after_dashes
-from aml_jupyter.commands.submit import add_run_options
+from aml_jupyter.commands.submit import TARGET_HELP, add_run_options
 from aml_jupyter.errors import UsageError
 
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ def parser_of(name: str) -> Parser:
     cell = name == "%%amlrun"
     parser = Parser(prog=name, description=_CELL if cell else _LINE, epilog=_EXAMPLES)
     add = parser.add_argument
-    add("target", metavar="TARGET", nargs="?", help="a run configuration, failing that a compute target")
+    add("target", metavar="TARGET", nargs="?", help=TARGET_HELP)
     if cell:
         add("-i", "--in", dest="inputs", action="append", default=[], type=_names, metavar="A,B",
             help="variables of this notebook that the cell gets")  # fmt: skip
@@ -118,8 +118,14 @@ def complete(line: str) -> list[str]:
     elif magic == "%aml":
         found = ["@last", "@best:", "@cell"]
     else:
-        found = targets() if len(words) == 2 else _scripts() if magic == "%amlrun" else []
+        found = _targets_behind(last) if len(words) == 2 else _scripts() if magic == "%amlrun" else []
     return sorted(word for word in found if word.startswith(last))
+
+
+def _targets_behind(word: str) -> list[str]:
+    """The targets that may stand at the end of `a,b`."""
+    before = word[: word.rfind(",") + 1]
+    return [before + name for name in targets()]
 
 
 def _options(magic: str, words: list[str]) -> list[str]:

@@ -30,14 +30,24 @@ from aml_jupyter.starting import Standby
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import FrameType
-    from typing import Any
+    from typing import Any, Protocol
 
     from aml_jupyter.cell import Findings
     from aml_jupyter.config import Project
     from aml_jupyter.experiment import Request
     from aml_jupyter.runs import Record, RunDirectory
+
+    class Other(Protocol):
+        """A run that goes on while another is shown."""
+
+        def look(self) -> None:
+            """Show how it stands."""
+
+        def cancel(self, *, kill: bool) -> None:
+            """Ask it to end."""
+
 
 # seconds until a kernel that is being shut down says so
 SHUTDOWN = 0.3
@@ -116,9 +126,18 @@ def _inputs(options: Namespace, page: Page) -> dict[str, object]:
 
 
 def _preflight(cell: str, options: Namespace, page: Page) -> tuple[str, ...]:
-    """Refuse a cell that takes from this notebook what the run will not have; what else is odd about it."""
+    """Refuse a cell that takes from this notebook what a run will not have; what else is odd about it."""
     project = project_of(options)
-    _, target = project.resolve(options.target, options.compute)
+    found = [
+        warning
+        for target in options.target.split(",")
+        for warning in _preflight_at(target.strip(), cell, options, page, project)
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def _preflight_at(name: str, cell: str, options: Namespace, page: Page, project: Project) -> tuple[str, ...]:
+    _, target = project.resolve(name, options.compute)
     python = executor_for(target.kind).python(target)
     own = python == sys.executable
 
@@ -163,11 +182,16 @@ def _submit(page: Page, options: Namespace, warnings: tuple[str, ...], **fields:
     if options.dry_run or options.prepare_only:
         _without_run(page, options, request, project)
         return
+    if "," in request.target:
+        from aml_jupyter.magics.portability import submit_and_compare
+
+        submit_and_compare(page, options, request, project)
+        return
     with Interrupts() as interrupts:
         directory = experiment.submit(request, project, STANDBY.take)
         page.define({options.run: Run(directory)})
         if options.detach:
-            _obey(page, directory, interrupts)
+            obey(page, directory, interrupts)
             from aml_jupyter.magics.keeper import keep
 
             keep(page, directory)
@@ -198,16 +222,12 @@ def _notebook(page: Page, options: Namespace, project: Project) -> str | None:
 
 def _without_run(page: Page, options: Namespace, request: Request, project: Project) -> None:
     """Show what would be run and sent, or make the environment ready."""
-    from aml_jupyter.commands.files import show_plan
-    from aml_jupyter.commands.prepare import prepare
+    from aml_jupyter.commands.submit import without_run
     from aml_jupyter.magics.verbs import NotebookScreen
 
     screen = NotebookScreen(page)
     try:
-        if options.dry_run:
-            show_plan(experiment.plan(request, project), screen, as_json=False)
-        else:
-            prepare(request, project, screen)
+        without_run(request, project, options, screen, as_json=False)
     finally:
         screen.finish()
 
@@ -226,9 +246,9 @@ def attend(
     `secrets` are what the submitter still holds, should the run need another supervisor.
     """
     live.show()
-    record = _follow(page, directory, live, interrupts, experiment.Lost(secrets))
+    record = follow(page, directory, live, interrupts, experiment.Lost(secrets))
     live.finish(record)
-    problem = _bring_back(page, directory, live)
+    problem = bring_back(page, directory, live)
     if record.status != "Completed":
         failed = failure_of(live, record)
         if raise_error:
@@ -251,13 +271,21 @@ def failure_of(live: Live, record: Record) -> CellFailed:
     return CellFailed(record, error_lines(error), name=name, value=value)
 
 
-def _follow(
-    page: Page, directory: RunDirectory, live: Live, interrupts: Interrupts, lost: experiment.Lost
+def follow(
+    page: Page,
+    directory: RunDirectory,
+    live: Live,
+    interrupts: Interrupts,
+    lost: experiment.Lost,
+    others: Sequence[Other] = (),
 ) -> Record:
+    """Show what a run does until it has ended; `others` are runs that go on meanwhile."""
     follower = Follower(directory)
     look = SHORTEST_LOOK
     while True:
-        _obey(page, directory, interrupts)
+        obey(page, directory, interrupts, others)
+        for other in others:
+            other.look()
         # asked before reading: what was written before it left is then read
         supervised = runs.supervised(directory)
         who = runs.supervisor_identity(directory)
@@ -277,7 +305,8 @@ def _follow(
             processes.wait_end(who, look)
 
 
-def _obey(page: Page, directory: RunDirectory, interrupts: Interrupts) -> None:
+def obey(page: Page, directory: RunDirectory, interrupts: Interrupts, others: Sequence[Other] = ()) -> None:
+    """Cancel the run, and the others, when a person has interrupted the cell."""
     if not interrupts.unheard():
         return
     if interrupts.heard == 0:
@@ -288,9 +317,11 @@ def _obey(page: Page, directory: RunDirectory, interrupts: Interrupts) -> None:
     kill = interrupts.count > 1
     interrupts.hear()
     experiment.cancel(directory, kill=kill)
+    for other in others:
+        other.cancel(kill=kill)
 
 
-def _bring_back(page: Page, directory: RunDirectory, live: Live) -> AmlError | None:
+def bring_back(page: Page, directory: RunDirectory, live: Live) -> AmlError | None:
     """Define the variables that `--out` asked for; what is wrong with the first that cannot be."""
     if not live.values:
         return None

@@ -66,8 +66,16 @@ def _attach(page: Page, words: list[str]) -> None:
 
 def _show(page: Page, words: list[str]) -> None:
     directory = _run_of("show", words, "run_reference")
-    if directory is not None:
-        page.publish(Run(directory)._repr_mimebundle_(), display_id=f"aml-card-{directory.run_id}")
+    if directory is None:
+        return
+    page.publish(Run(directory)._repr_mimebundle_(), display_id=f"aml-card-{directory.run_id}")
+    from aml_jupyter.commands.history import verdict_of
+
+    verdict = verdict_of(directory)
+    if verdict is not None:
+        from aml_jupyter.portability.shown import bundle
+
+        page.publish(bundle(verdict), display_id=f"aml-verdict-{verdict.experiment_id}")
 
 
 def _run_of(verb: str, words: list[str], name: str) -> RunDirectory | None:

@@ -116,9 +116,11 @@ def judge(group: Group, home: str | None = None, *, keep: bool = False) -> Verdi
     """
     from aml_jupyter.portability.sides import side_of
 
-    if group.verdict is not None:
-        return Verdict.from_json(group.verdict)
     home = home or aml_home()
+    # another process may have kept one since
+    known = group.verdict or (read_group(home, group.experiment_id) or group).verdict
+    if known is not None:
+        return Verdict.from_json(known)
     directories = group.directories(home)
     sides = [side_of(one, target, runs.read_record(one)) for target, one in directories.items()]
     found = verdict(group.experiment_id, sides, group.tolerance)

@@ -7,7 +7,7 @@
     pending            a run has not ended
 
 The log and the environments are told and decide nothing: a log holds times and versions.  Only of runs that
-left neither outputs nor metrics it is the log, and what they displayed, that is compared.
+completed and left neither outputs nor metrics it is the log, and what they displayed, that is compared.
 """
 
 from __future__ import annotations
@@ -186,12 +186,13 @@ def _compare(first: Side, second: Side, tolerance: float) -> Comparison:
     }
     word = _readiness([first, second])
     if word == IDENTICAL:
-        word = _word(parts, bare=not (_left_something(first) or _left_something(second)))
+        word = _word(parts, bare=_left_nothing(first) and _left_nothing(second))
     return Comparison(target=second.target, run_id=second.record.run_id, word=word, **parts)
 
 
-def _left_something(side: Side) -> bool:
-    return bool(side.artifacts or side.record.metrics)
+def _left_nothing(side: Side) -> bool:
+    # of a run that failed the log ends in a traceback, whose words change with versions
+    return side.record.status == "Completed" and not side.artifacts and not side.record.metrics
 
 
 def _word(parts: Mapping[str, Part], *, bare: bool) -> str:
@@ -203,7 +204,15 @@ def _word(parts: Mapping[str, Part], *, bare: bool) -> str:
 
 def _ending(first: Record, second: Record) -> Part:
     names = ("status", "exit_code", "signal")
-    return _of_pairs({name: (getattr(first, name), getattr(second, name)) for name in names})
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in names}
+    if first.error or second.error:
+        pairs["error"] = (_error(first), _error(second))
+    return _of_pairs(pairs)
+
+
+def _error(record: Record) -> str | None:
+    """What a run failed with: the name of an exception without its words, which change with versions."""
+    return str(record.error.get("message", "")).partition(":")[0] if record.error else None
 
 
 def _environment(first: Side, second: Side) -> Part:
