@@ -1,6 +1,7 @@
 """Environments: what `conda_dependencies.yml` and `spark_dependencies.yml` ask for, and its digest.
 
-The digest is of the meaning: comments, quotes, order and the environment's name do not change it.
+The digest is of the meaning: comments, quotes, order and the environment's name do not change it, nor do
+credentials in addresses, which are not part of what is read.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 
 from aml_jupyter.config import aml_home, cache
 from aml_jupyter.confined import Root
+from aml_jupyter.environment.credentials import strip
 from aml_jupyter.errors import AmlError, ConfigError
 from aml_jupyter.frozen import Value
 
@@ -84,7 +86,7 @@ def load(project: Project, run_configuration: RunConfiguration) -> Environment:
     return Environment(
         conda=Conda(**_tuples(conda)) if conda else None,
         spark=Spark(**_tuples(spark)) if spark else None,
-        warnings=tuple(warnings),
+        warnings=tuple(map(strip, warnings)),
     )
 
 
@@ -115,7 +117,10 @@ _KEYS = {"conda": "CondaDependenciesFile", "spark": "SparkDependenciesFile"}
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    # whoever fetches takes credentials from the file itself: credentials.of_file
+    return {
+        key: tuple(map(strip, value)) if isinstance(value, list) else value for key, value in fields.items()
+    }
 
 
 def _folded(package: str) -> str:

@@ -142,6 +142,11 @@ def satisfies(version: str, pin: str | None) -> bool:
     return all(_within(version, part.strip()) for part in (pin or "").split(",") if part.strip())
 
 
+def stands_on_base(asked: Asked, base_python: str | None) -> bool:
+    """Whether the base's own Python is enough, so that no channel is needed."""
+    return base_python is not None and not asked.needs_channel and satisfies(base_python, asked.python)
+
+
 def too_old(pin: str | None) -> bool:
     """Whether every version of Python within a pin is older than a run can use."""
     if not pin:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from aml_jupyter.environment import conda_packages, pip_packages
-from aml_jupyter.environment.asked import pip_name, satisfies, too_old
+from aml_jupyter.environment.asked import pip_name, stands_on_base, too_old
 from aml_jupyter.errors import EnvironmentFailed
 from aml_jupyter.frozen import Value
 
@@ -44,11 +44,6 @@ class Problem(Value):
     kind: str
     item: str
     reason: str
-
-
-def stands_on_base(asked: Asked, base_python: str | None) -> bool:
-    """Whether the base's own Python is enough, so that no channel is needed."""
-    return base_python is not None and not asked.needs_channel and satisfies(base_python, asked.python)
 
 
 def attempt(asked: Asked, question: Question) -> Found:

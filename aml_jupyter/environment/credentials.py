@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 
+from aml_jupyter.errors import AmlError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,21 +32,33 @@ def strip(text: str) -> str:
 
 
 def separate(text: str) -> tuple[str, dict[str, str]]:
-    """An item without its credentials, and those by where they belong; `${NAME}` is a variable's value."""
+    """A text without its credentials, and those by where they belong; `${NAME}` is a variable's value."""
     found: dict[str, str] = {}
     for match in _USER.finditer(text):
-        rest = _USER.sub(_without_user, match[0] + text[match.end() :])
-        origin = _ORIGIN.match(rest)
-        # git@host is a name of git's, no credential
-        if origin and (":" in match[2] or not match[1].startswith(("git", "ssh"))):
-            found[origin[0]] = _VARIABLE.sub(lambda name: os.environ.get(name[1], ""), match[2])
-    if token := _TOKEN.search(text):
-        origin = _ORIGIN.search(strip(text))
-        found[f"{origin[0] if origin else ''}/t"] = token[2]
-    if query := _QUERY.search(text):
-        address = strip(text[: query.end()]).split()[-1]
-        found[address] = query[2]
+        clean = _without_user(match)
+        origin = _ORIGIN.match(clean + text[match.end() :])
+        if origin and "@" not in clean:
+            found[origin[0]] = _expanded(match[2])
+    for match in _TOKEN.finditer(text):
+        origin = _ORIGIN.search(strip(_head(text, match.start(1)) + match[1] + "/"))
+        if origin:
+            found[f"{origin[0]}/t"] = _expanded(match[2])
+    for match in _QUERY.finditer(text):
+        found[strip(_head(text, match.start(1)) + match[1])] = match[2]
     return strip(text), found
+
+
+def of_file(path: str | None) -> dict[str, str]:
+    """The credentials in a dependency file, by where they belong; none where it is gone."""
+    from aml_jupyter.config.cache import SIZE_LIMIT
+    from aml_jupyter.confined import read_bounded
+
+    if not path:
+        return {}
+    try:
+        return separate(read_bounded(path, SIZE_LIMIT).decode(errors="replace"))[1]
+    except (OSError, AmlError):
+        return {}  # what needed them says so where it fetches
 
 
 def separate_all(dependencies: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -75,6 +89,15 @@ def insert(text: str, credentials: Mapping[str, str]) -> str:
         if query.startswith("?"):
             text = re.sub(re.escape(address) + r"(?![\w?])", lambda match, q=query: match[0] + q, text)  # type: ignore[misc]
     return _ORIGIN.sub(replaced, text)
+
+
+def _head(text: str, at: int) -> str:
+    """The scheme that stands before `://` at a place of the text."""
+    return re.search(r"[a-zA-Z][\w+.-]*$|$", text[:at])[0]  # type: ignore[index]  # it always matches
+
+
+def _expanded(text: str) -> str:
+    return _VARIABLE.sub(lambda name: os.environ.get(name[1], ""), text)
 
 
 def _without_user(match: re.Match[str]) -> str:
