@@ -93,6 +93,7 @@ def look_into(socket: str, image: str, tell: Tell) -> Probe:
 
     Raises TargetUnavailable `engine.unavailable`, `image.missing`, `image.unusable`.
     """
+    sdk.load()
     import docker.errors
 
     with sdk.client(socket) as client:

@@ -34,6 +34,7 @@ def pull_image(socket: str, name: str, platform: str | None, tell: Tell) -> None
 
     Raises TargetUnavailable `engine.unavailable`, `image.missing`, `image.pull_denied`.
     """
+    sdk.load()
     import docker.errors
 
     tell(f"pulling {name}")

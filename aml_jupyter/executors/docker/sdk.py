@@ -16,12 +16,23 @@ if TYPE_CHECKING:
 PATIENCE = 1800
 
 
+def load() -> None:
+    """Make the SDK importable: a supervisor starts without the folders of installed packages."""
+    try:
+        import docker  # noqa: F401
+    except ModuleNotFoundError:
+        import site
+
+        site.main()
+
+
 @contextmanager
 def client(socket: str) -> Iterator[Any]:
     """The SDK's client of the engine at a socket; its errors become ours.
 
     Raises TargetUnavailable `engine.unavailable`, EngineRefused.
     """
+    load()
     import docker.errors
     from docker import APIClient
 
@@ -67,6 +78,7 @@ def _innermost(error: BaseException) -> str:
 
 def api_error() -> type[Any]:
     """The class of the SDK's errors that carry an answer of the engine."""
+    load()
     import docker.errors
 
     return docker.errors.APIError  # type: ignore[no-any-return]
