@@ -13,6 +13,7 @@ from aml_jupyter.job import TERMINAL
 from aml_jupyter.locks import exclusive
 from aml_jupyter.runs.damage import BEING_MADE, Finding
 from aml_jupyter.runs.directory import RunDirectory, project_folders
+from aml_jupyter.runs.groups import drop_groups
 from aml_jupyter.runs.removal import REMOVING, drop_id, finish_removal, left_of
 from aml_jupyter.snapshot import Store
 
@@ -74,13 +75,14 @@ def _collect(home: str, dry_run: bool) -> Freed:
         for path in leftovers:
             _remove(path)
         _remove_runtimes(home, runtimes)
+    groups = drop_groups(home, dry_run=dry_run)
     snapshots = Store(home + "/snapshots").gc(referenced, dry_run=dry_run)
     return Freed(
         bytes=freed + snapshots,
         snapshot_bytes=snapshots,
         working_copies=len(copies),
         half_made=len(half_made),
-        leftovers=len(leftovers) + len(runtimes) + len(half_removed) + len(orphans),
+        leftovers=len(leftovers) + len(runtimes) + len(half_removed) + len(orphans) + groups,
     )
 
 

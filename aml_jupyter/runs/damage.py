@@ -12,6 +12,7 @@ from aml_jupyter.errors import AmlError
 from aml_jupyter.frozen import Value
 from aml_jupyter.runs.directory import LARGEST, RunDirectory, all_directories, entered, project_folders
 from aml_jupyter.runs.evidence import read_labels
+from aml_jupyter.runs.groups import group_files, read_group
 from aml_jupyter.runs.record import load_record
 from aml_jupyter.sealed import unseal
 
@@ -49,7 +50,7 @@ def check(home: str, *, history: History | None = None) -> list[Finding]:
     findings = [*_check_ids(home, directories), *_check_leftovers(home)]
     for run_id in sorted(directories):
         findings += check_run(directories[run_id])
-    findings += _check_unclaimed(home, directories)
+    findings += [*_check_unclaimed(home, directories), *_check_groups(home)]
     return findings + _check_index(history, directories)
 
 
@@ -258,6 +259,19 @@ def _check_leftovers(home: str) -> Iterator[Finding]:
                     message="a run was removed only in part",
                     hint="aml gc removes the rest.",
                 )
+
+
+def _check_groups(home: str) -> Iterator[Finding]:
+    for experiment_id, path in group_files(home):
+        try:
+            read_group(home, experiment_id)
+        except AmlError as error:
+            yield Finding(
+                code=error.code,
+                path=path,
+                message=error.message,
+                hint="Remove the file: only which runs were compared, and the verdict, is lost.",
+            )
 
 
 def _check_unclaimed(home: str, directories: dict[str, RunDirectory]) -> Iterator[Finding]:
