@@ -25,6 +25,8 @@ from aml_jupyter import processes
 from tests.base_image import BASE_IMAGE, DEFAULT_IMAGE, RECIPE_DIGEST, archive, locked
 from tests.requirements import missing, need
 
+__all__ = ["BASE_IMAGE", "DEFAULT_IMAGE", "Engine", "PrivateEngine"]
+
 DEFAULT_SOCKET = "/var/run/docker.sock"
 # programs that an engine starts
 _PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc", "docker-proxy", "docker-init")
