@@ -12,6 +12,7 @@ import re
 
 from aml_jupyter import environment
 from aml_jupyter.config.private import is_private
+from aml_jupyter.environment import credentials
 from aml_jupyter.errors import ConfigError, UsageError
 from aml_jupyter.frozen import Value
 
@@ -28,7 +29,6 @@ FINDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "runtime", "sp
 PROPERTIES = "spark.properties"
 # a Spark inside the target's own machine or container, on all its processors
 MASTER = "local[*]"
-_LOGIN = re.compile(r"://[^/\s@]+@")
 _PACKAGE = re.compile(r"(?i)(?:[\w.-]+::)?pyspark(?![\w.-])")
 
 
@@ -90,8 +90,8 @@ def session(asked: Asked, warnings: list[str]) -> Session:
     spark = environment.load(asked.project, configuration).spark or environment.Spark()
     private = {key: value for key, value in spark.configuration.items() if value and is_private(key)}
     repositories = spark.repositories
-    if any(map(_LOGIN.search, repositories)):
-        private["spark.jars.repositories"] = ",".join(repositories)
+    if repositories and (logins := credentials.of_file(spark.file)):
+        private["spark.jars.repositories"] = ",".join(credentials.insert(one, logins) for one in repositories)
         repositories = ()
     if private:
         warnings.append(
