@@ -110,6 +110,13 @@ def clock(skew: float, whose: str) -> Check:
     )
 
 
+def skew(seen: int, before: float, after: float) -> float:
+    """How far a clock that was read between two moments is off, in seconds; it told whole seconds."""
+    if seen + 1 < before:
+        return seen + 1 - before
+    return max(0.0, seen - after)
+
+
 def _probe_name(folder: str) -> str:
     return f"{folder}.aml-test-{os.getpid()}"
 

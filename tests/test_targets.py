@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from aml_jupyter import processes, trial
-from aml_jupyter.executors.docker import leftovers
+from aml_jupyter.executors.docker import leftovers, machine
 from aml_jupyter.executors.docker.engine import Engine as OurEngine
 from tests import engines
 from tests.base_image import BASE_IMAGE
 from tests.configuration import project_with
 from tests.engines import Engine
-from tests.terminal import aml, data
+from tests.requirements import need
+from tests.sshd import Sshd, make_key
+from tests.terminal import aml, data, terminal
 
 DOCKER = (
     "type: docker\nbaseDockerImage: aml-test-base:bookworm\nsharedVolumes: true\n"
@@ -321,3 +324,106 @@ def test_targets_are_listed_with_and_without_the_word(project: Path) -> None:
     elsewhere = project.parent
     assert len(data("targets", "--project", str(project), cwd=elsewhere)["targets"]) == 2
     assert len(data("targets", "ls", "--project", str(project), cwd=elsewhere)["targets"]) == 2
+
+
+# --- machines reached by ssh --------------------------------------------------------------------------------
+
+REMOTE = "type: remotedocker\naddress: 127.0.0.1:{port}\nusername: {user}\nsharedVolumes: true\n"
+
+
+@pytest.fixture
+def sshd() -> Iterator[Sshd]:
+    with Sshd() as server:
+        yield server
+
+
+def told(checks: Iterable[trial.Check]) -> dict[str, bool | None]:
+    return {check.name: check.ok for check in checks}
+
+
+def test_a_machine_is_looked_at_step_by_step(sshd: Sshd, tmp_path: Path) -> None:
+    share = tmp_path / "share"
+    found = told(machine.machine(sshd.connect(tmp_path / "c"), str(share)))
+    assert list(found) == ["host key", "login", "home there", "disk there", "share there", "clock"]
+    assert all(found.values())
+    assert share.is_dir()
+    assert list(share.iterdir()) == []
+
+
+def test_the_step_that_fails_on_a_machine_is_named(sshd: Sshd, tmp_path: Path) -> None:
+    sshd.write_known_hosts(make_key(tmp_path / "other").with_suffix(".pub").read_text())
+    *before, last = machine.machine(sshd.connect(tmp_path / "a"), None)
+    assert not before
+    assert (last.name, last.ok) == ("host key", False)
+    assert "aml targets trust box --replace" in last.fix
+    sshd.write_known_hosts()
+    *before, last = machine.machine(sshd.connect(tmp_path / "b", identity=None), None)
+    assert told(before) == {"host key": True}
+    assert (last.name, last.ok) == ("login", False)
+    sshd.stop()
+    (only,) = machine.machine(sshd.connect(tmp_path / "d"), None)
+    assert (only.name, only.ok) == ("connection", False)
+
+
+def test_a_share_that_a_login_cannot_write_fails(sshd: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = {one.name: one for one in machine.machine(sshd.connect(tmp_path / "c"), f"{tmp_path}/file/share")}
+    assert found["share there"].ok is False
+    assert found["share there"].fix
+
+
+def test_a_scratch_folder_is_made_there_and_taken_away(sshd: Sshd, tmp_path: Path) -> None:
+    with machine.Scratch(sshd.connect(tmp_path / "c")) as folder:
+        assert os.listdir(folder) == ["here"]
+    assert not os.path.exists(folder)
+
+
+@pytest.fixture
+def known(project: Path, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The known hosts of ssh, which asks nobody but the system where its user's home is."""
+    (project / "aml_config" / "box.compute").write_text(REMOTE.format(port=sshd.port, user="x"))
+    path = tmp_path / "known_hosts"
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin" / "ssh"
+    (tmp_path / "config").write_text(f"UserKnownHostsFile {path}\nGlobalKnownHostsFile none\n")
+    wrapper.write_text(f'#!/bin/sh\nexec {need("ssh")} -F {tmp_path}/config "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return path
+
+
+def test_a_host_key_is_shown_and_written_down_when_a_person_agrees(
+    project: Path, sshd: Sshd, known: Path
+) -> None:
+    refused = data("targets", "trust", "box", status=2)
+    assert "--yes" in refused["error"]["hint"]
+    assert not known.exists()
+    for answer, status in ((b"n", 1), (b"", 1), (b"y", 0)):
+        assert not known.exists()
+        with terminal("targets", "trust", "box", cwd=project) as shown:
+            shown.expect(b"[y/N]")
+            shown.send(answer + b"\n")
+            assert shown.end() == status
+        assert b"SHA256:" in shown.screen
+    public = sshd.host_key.with_suffix(".pub").read_text().split()[1]
+    assert public in known.read_text()
+    (key,) = data("targets", "trust", "box", "--yes")["keys"]
+    assert key["new"] is False
+    assert data("targets", "trust", "local", "--yes", status=2)["error"]["code"] == "config.invalid"
+
+
+def test_a_changed_host_key_needs_another_word(project: Path, sshd: Sshd, known: Path) -> None:
+    other = make_key(project / "other").with_suffix(".pub").read_text()
+    known.write_text(f"{sshd.known_name} {other}")
+    refused = data("targets", "trust", "box", "--yes", status=125)
+    assert refused["error"]["code"] == "target.hostkey_changed"
+    assert data("targets", "trust", "box", "--yes", "--replace")["keys"][0]["new"]
+    assert other.split()[1] not in known.read_text()
+
+
+def test_a_machine_whose_key_is_not_known_fails_its_test_with_the_command_to_run(
+    project: Path, known: Path
+) -> None:
+    found = checks("box", status=1)
+    assert found["host key"][0] is False
+    assert "aml targets trust box" in found["host key"][2]

@@ -65,6 +65,14 @@ class Screen:
         """Tell at once what is being done."""
         self.remark(text)
 
+    def ask(self, question: str) -> str | None:
+        """The line that a person types, or None where no terminal is there to ask on."""
+        if not (sys.stdin and sys.stdin.isatty() and self.err.isatty()):
+            return None
+        self.err.write(question)
+        self.err.flush()
+        return sys.stdin.readline()
+
     def json(self, value: Any) -> None:
         """Print a value as JSON."""
         import json

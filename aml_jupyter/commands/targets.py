@@ -7,7 +7,7 @@ from argparse import SUPPRESS
 from aml_jupyter.commands import add_json
 from aml_jupyter.commands.submit import project_of
 from aml_jupyter.config import aml_home, listing
-from aml_jupyter.errors import AmlError, ConfigError
+from aml_jupyter.errors import AmlError, ConfigError, TargetUnavailable, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aml_jupyter.executors.docker.engine import Engine
     from aml_jupyter.executors.docker.leftovers import Leftover
     from aml_jupyter.executors.docker.place import Place
+    from aml_jupyter.executors.docker.trial import Asked
     from aml_jupyter.trial import Check
 
 BUILT_IN = "(built in)"
@@ -29,12 +30,12 @@ CHECK_FAILED, FAILED = 1, 125
 
 
 def arguments_targets(parser: ArgumentParser) -> None:
-    """`aml targets [ls]`, `test NAME`, `sweep [NAME]`."""
+    """`aml targets [ls]`, `test NAME`, `sweep [NAME]`, `trust NAME`."""
     parser.add_argument(
         "--project", metavar="DIR", help="the project; found from the working folder unless said"
     )
     add_json(parser)
-    actions = parser.add_subparsers(dest="action", metavar="ls|test|sweep")
+    actions = parser.add_subparsers(dest="action", metavar="ls|test|sweep|trust")
     ls = actions.add_parser("ls", help="list them, as without an action")
     test = actions.add_parser("test", help="look whether a target works, and say what mends it")
     test.add_argument("name", metavar="NAME", help="a run configuration, failing that a compute target")
@@ -45,7 +46,11 @@ def arguments_targets(parser: ArgumentParser) -> None:
     sweep.add_argument("--images", action="store_true", help="also images of environments")
     sweep.add_argument("--unused-for", type=_days, default=30.0, metavar="DAYS",
                        help="days since such an image was last used; 30 unless said")  # fmt: skip
-    for action in (ls, test, sweep):
+    trust = actions.add_parser("trust", help="accept the host key of a target's machine")
+    trust.add_argument("name", metavar="NAME", help="a run configuration, failing that a compute target")
+    trust.add_argument("--replace", action="store_true", help="forget the key that is known of it")
+    trust.add_argument("--yes", action="store_true", help="do not ask; the fingerprints were compared")
+    for action in (ls, test, sweep, trust):
         # what was said before the action is not said anew by its default
         action.add_argument("--project", metavar="DIR", default=SUPPRESS, help="the project")
         action.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
@@ -65,7 +70,7 @@ def _days(text: str) -> float:
 
 def do_targets(options: Namespace, screen: Screen) -> int:
     """Do one action; without one, list."""
-    actions = {"test": _test, "sweep": _sweep}
+    actions = {"test": _test, "sweep": _sweep, "trust": _trust}
     return actions.get(options.action, list_targets)(options, screen)
 
 
@@ -156,8 +161,7 @@ def _checks_of_engine(
     project: Project, configuration: RunConfiguration, target: Target, image: str | None
 ) -> Iterator[Check]:
     from aml_jupyter import demands, trial
-    from aml_jupyter.executors.docker.trial import Asked, Scratch
-    from aml_jupyter.executors.docker.trial import trial as look
+    from aml_jupyter.executors.docker.trial import Asked
 
     brings_python = False
     try:
@@ -166,31 +170,59 @@ def _checks_of_engine(
         yield trial.failed("environment", error)
     home = trial.home(aml_home())
     yield home
-    share = _share_here(project, target)
-    if share.ok is False:
-        yield share
-    facts = demands.of_target(project, target, {"image": image})
     asked = Asked(
-        image=str(facts["image"]),
+        image=str(demands.of_target(project, target, {"image": image})["image"]),
         gpu=target.nvidia_docker,
-        share=_share_path(project, target) if share.ok else None,
-        reason=share.message,
         environment=brings_python,
     )
-    if home.ok is False:
-        yield from look(_place(project, target), asked)
-        return
-    with Scratch(aml_home()) as folder:
-        yield from look(_place(project, target), asked.replace(job=folder))
+    if target.kind == "remotedocker":
+        yield from _checks_there(project, target, asked)
+    else:
+        yield from _checks_here(project, target, asked, scratch=home.ok is not False)
 
 
-def _share_path(project: Project, target: Target) -> str | None:
+def _checks_here(project: Project, target: Target, asked: Asked, *, scratch: bool) -> Iterator[Check]:
     import os
 
     from aml_jupyter import share
+    from aml_jupyter.executors.docker.trial import Scratch, trial
 
-    found = share.resolve(project, target)
-    return os.path.realpath(found.path) if found else None
+    check = _share_here(project, target)
+    if check.ok is False:
+        yield check
+    found = share.resolve(project, target) if check.ok else None
+    asked = asked.replace(share=os.path.realpath(found.path) if found else None, reason=check.message)
+    place = _place(project, target)
+    if not scratch:
+        yield from trial(place, asked)
+        return
+    with Scratch(aml_home()) as folder:
+        yield from trial(place, asked.replace(job=folder))
+
+
+def _checks_there(project: Project, target: Target, asked: Asked) -> Iterator[Check]:
+    from aml_jupyter import share
+    from aml_jupyter.connection import connection_to
+    from aml_jupyter.executors.docker.machine import Scratch, machine
+    from aml_jupyter.executors.docker.trial import trial
+    from aml_jupyter.trial import failed
+
+    reason, folder, fine = share.share_reason(target), None, True
+    connection = connection_to(target, aml_home() + "/ssh")
+    try:
+        if found := share.resolve(project, target, home=connection.home()):
+            folder = found.path
+    except ConfigError as error:
+        yield failed("share", error)
+    except TargetUnavailable:  # told below, with the step that failed
+        pass
+    for check in machine(connection, folder):
+        fine = fine and check.ok is not False
+        yield check
+    if not fine:
+        return
+    with Scratch(connection) as job:
+        yield from trial(_place(project, target), asked.replace(share=folder, reason=reason, job=job))
 
 
 def _place(project: Project, target: Target) -> Place:
@@ -302,3 +334,40 @@ def _tell_sweep(found: list[tuple[str, Leftover]], options: Namespace, screen: S
     size = shown_size(sum(one.bytes or 0 for one in gone))
     word = "would be removed" if options.dry_run else "removed"
     screen.remark(f"{len(gone)} {word}, {size}" if gone else "Nothing is left over.")
+
+
+# --- trust --------------------------------------------------------------------------------------------------
+
+
+def _trust(options: Namespace, screen: Screen) -> int:
+    """Show the host keys of a machine and, when they are the right ones, write them into known_hosts."""
+    from aml_jupyter.connection import accept, fingerprints
+
+    project = project_of(options)
+    _, target = project.resolve(options.name)
+    if not target.host:
+        raise ConfigError(f"target {target.name!r} is this computer: there is no host key to accept")
+    keys = fingerprints(target.host, target.port)
+    screen.remark(f"{target.address} shows these host keys:")
+    for key in keys:
+        screen.remark(f"  {key.type:<8} {key.fingerprint}")
+    if not options.yes and not _agreed(target, screen):
+        return CHECK_FAILED
+    new = accept(keys, target.host, target.port, replace=options.replace)
+    if options.json:
+        shown = [{"type": key.type, "fingerprint": key.fingerprint, "new": key in new} for key in keys]
+        screen.json({"target": target.name, "address": target.address, "keys": shown})
+    else:
+        screen.remark(f"{len(new)} written down as trusted" if new else "They are known already.")
+    return 0
+
+
+def _agreed(target: Target, screen: Screen) -> bool:
+    """Whether a person says that these are the keys.  Raises UsageError where nobody can be asked."""
+    answer = screen.ask("Are these the ones that its owner told you? [y/N] ")
+    if answer is None:
+        raise UsageError(
+            "nobody can be asked here whether these are the right keys",
+            hint=f"Compare them with its owner's; then: aml targets trust {target.name} --yes",
+        )
+    return answer.strip().lower() in ("y", "yes")

@@ -12,7 +12,7 @@ from aml_jupyter.executors.docker.engine import Engine, EngineRefused, quoted
 from aml_jupyter.frozen import Value
 from aml_jupyter.printable import shown_size
 from aml_jupyter.share import IN_CONTAINER as SHARE
-from aml_jupyter.trial import LEAST_ENGINE, Check, clock, failed, space
+from aml_jupyter.trial import LEAST_ENGINE, Check, clock, failed, skew, space
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _look_around(engine: Registry, asked: Asked, user: str, root: str) -> Iterat
     if len(free) >= 4 and free[3].isdigit():
         yield space("disk of the engine", root, int(free[3]) << 10, LEAST_ENGINE, _MORE_SPACE)
     if said.get("clock", "").isdigit():
-        yield clock(_skew(int(said["clock"]), before, after), "the engine's clock")
+        yield clock(skew(int(said["clock"]), before, after), "the engine's clock")
 
 
 def _looked(engine: Registry, asked: Asked, user: str, *, gpu: bool) -> dict[str, str]:
@@ -239,13 +239,6 @@ def _share(said: Mapping[str, str], asked: Asked, user: str) -> Check:
         message=f"{asked.share} cannot be written by user {user} of a container",
         fix=f"sudo chown -R {user} {asked.share}",
     )
-
-
-def _skew(seen: int, before: float, after: float) -> float:
-    """How far a clock that was read between two moments is off; it tells whole seconds."""
-    if seen + 1 < before:
-        return seen + 1 - before
-    return max(0.0, seen - after)
 
 
 def _hint(error: EngineRefused, asked: Asked) -> str:
