@@ -51,7 +51,7 @@ def headline(verdict: Verdict) -> str:
 
 def plain(verdict: Verdict) -> str:
     """The verdict as lines of text."""
-    lines = [f"{headline(verdict)}  {verdict.experiment_id}"]
+    lines = [f"{headline(verdict)}  {_word(verdict.experiment_id)}"]
     lines += [f"  {_word(run['target'])}  {_run_words(run)}" for run in verdict.runs]
     for one in verdict.comparisons:
         if len(verdict.comparisons) > 1:
@@ -196,7 +196,7 @@ def html(verdict: Verdict) -> str:
         'overflow-wrap:anywhere;print-color-adjust:exact;-webkit-print-color-adjust:exact">'
         f'<div><span style="color:{colour};font-weight:700;font-size:15px">{title[:1]}</span>'
         f'&nbsp;<b>{title[2:]}</b> <span style="{_MONO};{_MUTED};margin-left:8px">'
-        f'{_cell(verdict.experiment_id)}</span></div><div style="margin-top:4px">{runs}</div>{body}</div>'
+        f'{_cell(_word(verdict.experiment_id))}</span></div><div style="margin-top:4px">{runs}</div>{body}</div>'
     )
 
 
