@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "gc": ("history", "remove what no run needs any more"),
     "check": ("history", "look for damage in history, artifacts and snapshots"),
     "targets": ("targets", "list compute targets and run configurations; test, sweep, trust"),
+    "env": ("environments", "environments: show, lock, diff, export"),
     "snapshot": ("files", "show what a snapshot would hold, and why"),
     "share": ("files", "the shared folder: path, ls, put, get, rm"),
     "config": ("configuration", "show where everything is; set, get, unset, list settings"),

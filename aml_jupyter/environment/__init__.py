@@ -44,6 +44,17 @@ class Conda(Value):
             [self.channels, sorted({_folded(item) for item in self.dependencies}), options, requirements]
         )
 
+    def asked(self) -> dict[str, Any]:
+        """What a job asks for, as JSON."""
+        return {
+            "channels": list(self.channels),
+            "dependencies": list(self.dependencies),
+            "pip": list(self.pip),
+            "python": self.python,
+            "digest": self.digest,
+            "file": self.file,
+        }
+
 
 class Spark(Value):
     """Settings of Spark: `packages` are `group:artifact:version`."""

@@ -6,6 +6,7 @@ import re
 
 from aml_jupyter.environment import conda_packages, pip_packages
 from aml_jupyter.environment.asked import pip_name, stands_on_base, too_old
+from aml_jupyter.environment.lock import is_of_python
 from aml_jupyter.errors import EnvironmentFailed
 from aml_jupyter.frozen import Value
 
@@ -83,7 +84,7 @@ def _from_channels(asked: Asked, question: Question) -> Found:
 
 def _beside(asked: Asked, question: Question, python: str, conda: Sequence[Package]) -> pip_packages.Answer:
     """The pip packages that go with conda packages, without what these already bring."""
-    have = {pip_name(package.name): package.version for package in conda if _is_of_python(package)}
+    have = {pip_name(package.name): package.version for package in conda if is_of_python(package)}
     constraints = [f"{name}=={version}" for name, version in have.items()]
     answer = _resolve(asked, question, python, constraints)
     if answer.problem and not answer.network:
@@ -94,13 +95,6 @@ def _beside(asked: Asked, question: Question, python: str, conda: Sequence[Packa
             answer = again
     kept = [one for one in answer.packages if have.get(pip_name(one.name)) != one.version]
     return answer.replace(packages=tuple(kept))
-
-
-def _is_of_python(package: Package) -> bool:
-    depends = package.record.get("depends", ())
-    return package.name not in ("python", "python_abi") and any(
-        re.match(r"python(\s|$)", item) for item in depends
-    )
 
 
 def _with_pip(asked: Asked) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ def install_conda(
     """
     if not lock.conda:
         return
-    tell(f"{len(lock.conda)} conda packages")
+    tell(f"conda packages to install: {len(lock.conda)}")
     _work(
         {
             "do": "install",

@@ -97,7 +97,7 @@ async def _install(asked: dict[str, Any]) -> dict[str, Any]:
             asked["prefix"],
             cache_dir=_folder(asked, "packages"),
             installed_packages=[],
-            platform=asked["platform"],
+            platform=rattler.Subdir(asked["platform"]),
             execute_link_scripts=False,
             client=_client(asked),
             alternative_target_prefix=asked["target_prefix"],

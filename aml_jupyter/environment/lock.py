@@ -128,6 +128,13 @@ def _package(document: Mapping[str, Any]) -> Package:
     return Package(**{**document, "files": files})
 
 
+def is_of_python(package: Package) -> bool:
+    """Whether a conda package is one that Python imports, as far as its dependencies tell."""
+    depends = package.record.get("depends", ())
+    named = (item.split(" ")[0] for item in depends)
+    return package.name not in ("python", "python_abi") and "python" in named
+
+
 def requirements(lock: Lock) -> str:
     """The pip packages as a requirements file with hashes; "" where there are none.
 

@@ -205,7 +205,7 @@ def install_pip(
 
     if not lock.pip:
         return
-    tell(f"{len(lock.pip)} pip packages")
+    tell(f"packages for pip to install: {len(lock.pip)}")
     with tempfile.TemporaryDirectory(prefix="aml-install-") as folder:
         _write(f"{folder}/requirements.txt", [private.insert(requirements(lock), credentials or {})])
         command = install_command(find_uv(), python, "requirements.txt", lock)

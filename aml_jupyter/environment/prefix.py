@@ -1,8 +1,8 @@
 """Environments on this computer: a folder below `AML_HOME/envs/`, named by its lock.
 
 A folder is whole once `aml-environment.json` stands in it, which is written last: what a killed builder
-leaves has none and is removed by the next one.  `envs/requests/<request>` leads from what was asked for to the
-folder, so that a prepared environment costs a few looks at the file system.
+leaves has none and is removed by the next one.  `envs/requests/<request>` leads from what was asked for to
+the folder, so that a prepared environment costs a few looks at the file system.
 """
 
 from __future__ import annotations
