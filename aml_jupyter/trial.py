@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from aml_jupyter.confined import FileFault, Root
 from aml_jupyter.errors import AmlError
 from aml_jupyter.frozen import Value
 from aml_jupyter.printable import shown_size
@@ -80,20 +81,18 @@ def share_here(share: Share | None, reason: str) -> Check:
         return Check(name="share", ok=None, message=reason)
     from aml_jupyter.share import create
 
+    name = f".aml-test-{os.getpid()}"
     try:
         warnings = create(share)
-        with open(_probe_name(share.path), "xb"):
-            pass
-        os.unlink(_probe_name(share.path))
+        with Root(share.path) as root:
+            os.close(root.create_file(name))
+            root.remove(name)
+    except FileFault as error:
+        return failed("share", error).replace(
+            fix=f"ls -ld {share.path} shows owner and mode; nativeSharedDirectory may name another folder."
+        )
     except AmlError as error:
         return failed("share", error)
-    except OSError as error:
-        return Check(
-            name="share",
-            ok=False,
-            message=f"{share.path} cannot be written: {error.strerror}",
-            fix=f"ls -ld {share.path} shows owner and mode; nativeSharedDirectory may name another folder.",
-        )
     return Check(name="share", ok=True, message="; ".join([f"{share.path} can be written", *warnings]))
 
 
@@ -115,10 +114,6 @@ def skew(seen: int, before: float, after: float) -> float:
     if seen + 1 < before:
         return seen + 1 - before
     return max(0.0, seen - after)
-
-
-def _probe_name(folder: str) -> str:
-    return f"{folder}.aml-test-{os.getpid()}"
 
 
 def _nearest(path: str) -> str:

@@ -210,13 +210,13 @@ def _images(inventory: Inventory, seconds: float, used: Mapping[str, float]) -> 
                 name=names[0] if names else one["Id"].removeprefix("sha256:")[:12],
                 why=f"no run used it for {(now - last) / DAY:.0f} days",
                 # what it shares with its base stays
-                bytes=_own_size(one, images),
+                bytes=_own_size(inventory, one),
             )
 
 
-def _own_size(one: Mapping[str, Any], images: list[dict[str, Any]]) -> int:
-    parent = next((other["Size"] for other in images if other["Id"] == one.get("ParentId")), 0)
-    return max(0, int(one["Size"]) - int(parent)) if parent else int(one["Size"])
+def _own_size(inventory: Inventory, one: Mapping[str, Any]) -> int:
+    below = inventory.image(one["ParentId"]) if one.get("ParentId") else None
+    return max(0, int(one["Size"]) - int((below or {}).get("Size", 0)))
 
 
 # --- away with it -------------------------------------------------------------------------------------------
