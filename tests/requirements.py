@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -22,10 +23,14 @@ def missing(name: str, reason: str) -> NoReturn:
 
 
 def need(name: str) -> str:
-    """The path of a program, or skip the test by its name; `root` asks for user id 0."""
+    """The path of a program, or skip the test by its name; `root` is user id 0, `pyspark` the package."""
     if name == "root":
         if os.geteuid() != 0:
             missing(name, "not running as user id 0")
+        return ""
+    if name == "pyspark":
+        if importlib.util.find_spec(name) is None:
+            missing(name, "no such package in this interpreter")
         return ""
     # daemons lie where only root's PATH leads
     found = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin")
