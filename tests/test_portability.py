@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ NAN, INF = float("nan"), float("inf")
 def test_metrics_are_compared_by_their_relative_difference(first: Any, second: Any, expected: str) -> None:
     sides = side(metrics={"loss": first}), side("docker", metrics={"loss": second})
     assert word(*sides) == expected
-    assert word(*reversed(sides)) == expected
+    assert word(sides[1], sides[0]) == expected
 
 
 def test_a_tolerance_of_zero_takes_only_what_is_equal() -> None:
@@ -434,7 +435,7 @@ def test_a_supervisor_that_dies_costs_neither_run(project: Path, home: str) -> N
     with terminal("run", "old,new", "sleeps.py", cwd=project) as shown:
         shown.expect(b"new | begun")
         for directory in runs.all_directories(home):
-            who = until(lambda one=directory: runs.supervisor_identity(one))
+            who = until(partial(runs.supervisor_identity, directory))
             os.kill(who["pid"], signal.SIGKILL)
         until(lambda: all(map(runs.supervised, runs.all_directories(home))))
         shown.send(b"\x03")
