@@ -50,6 +50,7 @@ def of_target(project: Project, target: Target, resources: Mapping[str, Any]) ->
             address=target.host,
             port=target.port,
             username=target.username,
+            private_key=target.private_key,
             engine=target.options.get("dockerHost"),
         )
     return found

@@ -35,6 +35,8 @@ __all__ = [
     "trust",
 ]
 
+# a variable with further settings of ssh, each `Key=value`
+OPTIONS = "AML_SSH_OPTIONS"
 # bytes of output that `run` keeps in memory
 _LARGEST = 64 * 1024 * 1024
 _NOT_OPENED = ("Session open refused by peer", "open failed")
@@ -73,7 +75,7 @@ class Connection:
                 whom=whom,
                 password=password,
                 identity=os.path.expanduser(identity) if identity else None,
-                options=options,
+                options=(*options, *os.environ.get(OPTIONS, "").split()),
                 timing=self._timing,
             ),
             folder,
@@ -124,6 +126,8 @@ class Connection:
         """
         command = (
             f"umask 077; f={quote(path)}; t=$f.part.$$; trap 'rm -f \"$t\"' EXIT; "
+            # whoever complains to a line that is cut dies of it, and must not leave the part behind
+            "trap 'exit 1' HUP INT PIPE TERM; "
             f'mkdir -p {quote(posixpath.dirname(path) or ".")} && cat >"$t" && '
             f'{{ [ $(wc -c <"$t") -eq {size} ] || {{ echo "not all of it came" >&2; false; }}; }} && '
             f'chmod {mode:o} "$t" && mv -f "$t" "$f"'

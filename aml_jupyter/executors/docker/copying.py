@@ -117,11 +117,12 @@ class _Stream(io.RawIOBase):
         return b"".join(parts)
 
 
-def unpack(blocks: Iterator[bytes], into: str, top: str = TOP) -> None:
+def unpack(blocks: Iterator[bytes], into: str, *, replace: bool = False) -> None:
     """Write the members of an archive below a folder; what may not be written is left out.
 
     Members are files, folders, links (kept as links, never followed) and hard links (copied); the name of
-    each lies below `top`.  Raises ArtifactError `artifact.too_big`, `artifact.invalid`.
+    each lies below `/azureml-run`; with `replace` a
+    member takes the place of what is there.  Raises ArtifactError `artifact.too_big`, `artifact.invalid`.
     """
     try:
         with tarfile.open(fileobj=_Stream(blocks), mode="r|", errorlevel=2) as archive, Root(into) as root:
@@ -132,18 +133,20 @@ def unpack(blocks: Iterator[bytes], into: str, top: str = TOP) -> None:
                         code="artifact.too_big",
                         hint="Write many small results into one archive.",
                     )
-                _place(archive, member, root, top)
+                _place(archive, member, root, replace=replace)
     except (tarfile.TarError, EOFError) as error:
         raise ArtifactError(
             f"what the engine sent of the container's files is not whole: {error}", code="artifact.invalid"
         ) from error
 
 
-def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Root, top: str) -> None:
+def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Root, *, replace: bool) -> None:
     head, _, path = member.name.partition("/")
-    if head != top or not path:
+    if head != TOP or not path:
         return
     try:
+        if replace and not member.isdir():
+            root.remove_tree(path)
         if member.isdir():
             root.make_dirs(path, 0o700)
         elif member.isreg():
@@ -151,7 +154,7 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Root, top: s
             assert source is not None
             _write(source, member.size, root, path, member.mode)
         elif member.islnk():
-            _copy(root, member.linkname.removeprefix(top + "/"), path, member.mode)
+            _copy(root, member.linkname.removeprefix(TOP + "/"), path, member.mode)
         elif member.issym():
             _link(root, member.linkname, path)
     except ConfinedError:  # a name or place that no honest archive has; the rest is worth having

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import _socket
 import os
+import time
 
 from aml_jupyter import plainjson
 from aml_jupyter.errors import AmlError, ConfigError, TargetUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
 # seconds; a start waits for the network of the container
 PATIENCE = 120.0
+# seconds in which a container that runs reads what is sent to it
+TAKEN = 2.0
 LARGEST_ANSWER = 64 << 20
+# bytes of standard error that are kept
+LARGEST_COMPLAINT = 1 << 16
 # bytes of an archive that are sent at once
 GATHERED = 256 << 10
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/:@")
@@ -44,10 +49,14 @@ class EngineRefused(AmlError):
 
 
 class Engine:
-    """One Docker engine, by the path of its socket on this machine; the constructor does no I/O."""
+    """One Docker engine, by the path of its socket on this machine; the constructor does no I/O.
 
-    def __init__(self, path: str) -> None:
+    `where` names the machine of an engine whose socket is forwarded.
+    """
+
+    def __init__(self, path: str, where: str = "") -> None:
         self.path = path
+        self.where = where or path
 
     def version(self) -> dict[str, Any]:
         """Version, API version, operating system.  Raises TargetUnavailable `engine.unavailable`."""
@@ -131,8 +140,15 @@ class Engine:
         found = (plainjson.loads(line) for line in text.decode(errors="replace").splitlines() if line)
         return [event for event in found if isinstance(event, dict)]
 
-    def send(self, container: str, data: bytes) -> None:
-        """Write to the standard input of a container that is running or about to, and close it."""
+    def rename(self, container: str, name: str) -> None:
+        """Give a container another name.  Raises EngineRefused."""
+        self._ask("POST", f"/containers/{quoted(container)}/rename?name={quoted(name)}")
+
+    def send(self, container: str, data: bytes, taken: Callable[[], bool] = lambda: False) -> None:
+        """Write to the standard input of a container that is running or about to, and close it.
+
+        Returns as soon as `taken` says that it was read; the engine tells that only at the container's end.
+        """
         with self._connected(PATIENCE) as line:
             head = (
                 f"POST /containers/{quoted(container)}/attach?stream=1&stdin=1 HTTP/1.1\r\nHost: docker\r\n"
@@ -144,13 +160,31 @@ class Engine:
                 raise _refused(status, b"", "attach")
             line.sendall(data)
             line.shutdown(_socket.SHUT_WR)
-            # the engine closes the line when the container has taken what was sent
-            line.settimeout(2.0)
-            try:
-                while line.recv(4096):
-                    pass
-            except TimeoutError:
-                return
+            due, pause = time.monotonic() + TAKEN, 0.0005
+            while not taken() and time.monotonic() < due:
+                line.settimeout(pause)
+                pause = min(0.05, pause * 1.5)
+                try:
+                    if not line.recv(4096):
+                        return
+                except TimeoutError:
+                    continue
+
+    def converse(self, container: str) -> Conversation:
+        """Talk with the first process of a container that is about to start."""
+        line = self._connected(PATIENCE)
+        try:
+            query = "stream=1&stdin=1&stdout=1&stderr=1"
+            head = f"POST /containers/{quoted(container)}/attach?{query} HTTP/1.1\r\nHost: docker\r\n"
+            line.sendall(f"{head}Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n".encode())
+            first, _, rest = _read_head(line)
+            status = int(first.split(None, 2)[1])
+            if status not in (101, 200):
+                raise _refused(status, rest, "attach")
+            return Conversation(line, rest)
+        except BaseException:
+            line.close()
+            raise
 
     def put_archive(self, container: str, path: str, blocks: Iterator[bytes]) -> None:
         """Unpack an uncompressed tar in a container that has not started."""
@@ -218,7 +252,7 @@ class Engine:
             except TimeoutError:
                 raise
             except OSError as error:
-                raise unavailable(self.path, error.strerror or str(error)) from error
+                raise unavailable(self.where, error.strerror or str(error)) from error
 
     def _connected(self, patience: float) -> Line:
         line = Line(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -227,8 +261,54 @@ class Engine:
             line.connect(self.path)
         except OSError as error:
             line.close()
-            raise unavailable(self.path, error.strerror or str(error)) from error
+            raise unavailable(self.where, error.strerror or str(error)) from error
         return line
+
+
+class Conversation:
+    """Standard input, output and error of a container, over one connection."""
+
+    def __init__(self, line: Line, rest: bytes) -> None:
+        self._line = line
+        self._rest = rest
+        self.errors = b""
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._line.close()
+
+    def send(self, data: bytes) -> None:
+        """Write to its standard input.  Raises TargetUnavailable when it listens no more."""
+        try:
+            self._line.sendall(data)
+        except OSError as error:
+            raise unavailable("its socket", error.strerror or str(error)) from error
+
+    def end(self) -> None:
+        """Close its standard input."""
+        self._line.shutdown(_socket.SHUT_WR)
+
+    def output(self) -> Iterator[bytes]:
+        """Blocks of its standard output until it ends; what it says on standard error is kept in `errors`."""
+        while head := self._take(8, whole=False):
+            data = self._take(int.from_bytes(head[4:8], "big"), whole=True)
+            if head[0] == 1:
+                yield data
+            elif head[0] == 2:
+                self.errors = (self.errors + data)[-LARGEST_COMPLAINT:]
+
+    def _take(self, size: int, *, whole: bool) -> bytes:
+        while len(self._rest) < size:
+            part = self._line.recv(1 << 18)
+            if not part:
+                if whole or self._rest:
+                    raise unavailable("its socket", "it closed the connection")
+                return b""
+            self._rest += part
+        found, self._rest = self._rest[:size], self._rest[size:]
+        return found
 
 
 class Download:
