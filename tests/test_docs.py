@@ -26,6 +26,7 @@ CODE = re.compile(rf"(?:{'|'.join(FAMILIES.split())})\.[a-z_]+")
 FILES = (
     ".json",
     ".jsonl",
+    ".properties",
     ".py",
     ".log",
     ".lock",
