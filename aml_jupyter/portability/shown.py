@@ -186,6 +186,7 @@ def html(verdict: Verdict) -> str:
     """The verdict as HTML with nothing but inline styles: colours are those of the page it stands on."""
     _, colour = _LOOKS[verdict.word]
     title = escape(page_text(headline(verdict)))
+    experiment = _cell(_word(verdict.experiment_id))
     runs = "".join(map(_run_html, verdict.runs))
     several = len(verdict.comparisons) > 1
     body = "".join(_comparison_html(one, verdict, several=several) for one in verdict.comparisons)
@@ -196,7 +197,7 @@ def html(verdict: Verdict) -> str:
         'overflow-wrap:anywhere;print-color-adjust:exact;-webkit-print-color-adjust:exact">'
         f'<div><span style="color:{colour};font-weight:700;font-size:15px">{title[:1]}</span>'
         f'&nbsp;<b>{title[2:]}</b> <span style="{_MONO};{_MUTED};margin-left:8px">'
-        f'{_cell(_word(verdict.experiment_id))}</span></div><div style="margin-top:4px">{runs}</div>{body}</div>'
+        f'{experiment}</span></div><div style="margin-top:4px">{runs}</div>{body}</div>'
     )
 
 
@@ -216,12 +217,24 @@ def _comparison_html(one: Comparison, verdict: Verdict, *, several: bool) -> str
 
 
 def _row_html(row: Row) -> str:
-    details = "".join(f'<div style="{_MONO}">{_cell(_detail(*detail))}</div>' for detail in row.details)
+    details = "".join(_detail_html(*detail) for detail in row.details)
+    grid = (
+        f'<div style="display:grid;grid-template-columns:repeat(3,minmax(0,max-content));gap:0 18px;{_MONO}">'
+        f"{details}</div>"
+    )
     return (
         # notebooks float the terms of a list and give them a fifth of the page
         f'<dt style="margin:0;padding:0;float:none;width:auto;font-weight:400;{_MUTED}">{_cell(row.label)}'
-        f'</dt><dd style="margin:0;padding:0;float:none;width:auto">{_cell(row.words)}{details}</dd>'
+        '</dt><dd style="margin:0;padding:0;float:none;width:auto">'
+        f"{_cell(row.words)}{grid if details else ''}</dd>"
     )
+
+
+def _detail_html(name: str, first: str, second: str) -> str:
+    if not second:
+        value = f'<span style="grid-column:span 2">{_cell(first)}</span>'
+        return f'<span style="{_MUTED}">{_cell(name)}</span>{value}'
+    return f"<span>{_cell(name)}</span><span>{_cell(first)}</span><span>{_cell(second)}</span>"
 
 
 def _cell(text: object) -> str:

@@ -230,7 +230,9 @@ def _environment(first: Side, second: Side) -> Part:
 def _packages(first: Mapping[str, str] | None, second: Mapping[str, str] | None) -> Part:
     if first is None or second is None:
         return Part()
-    return _of_pairs({name: (first.get(name), second.get(name)) for name in sorted({*first, *second})})
+    # another version of the same package tells more than one that is only at one place
+    names = sorted({*first, *second}, key=lambda name: (name not in first or name not in second, name))
+    return _of_pairs({name: (first.get(name), second.get(name)) for name in names})
 
 
 def _outputs(first: Sequence[Artifact], second: Sequence[Artifact]) -> Part:
