@@ -68,8 +68,11 @@ class Sshd:
             *("IdentityAgent=none", "UpdateHostKeys=no"),
         )
 
-    def connect(self, folder: Path, **changes: Any) -> Connection:
-        """A connection that is closed with the server; it knows the host key and has the user's key."""
+    def connect(self, folder: str | Path = "c", **changes: Any) -> Connection:
+        """A connection that is closed with the server; it knows the host key and has the user's key.
+
+        `folder`, where its sockets lie, is one of this server's unless it is absolute.
+        """
         given: dict[str, Any] = {
             "port": self.port,
             "identity": self.user_key,
@@ -78,7 +81,7 @@ class Sshd:
             "name": "box",
             **changes,
         }
-        connection = Connection("127.0.0.1", folder=str(folder), **given)
+        connection = Connection("127.0.0.1", folder=str(self.folder / folder), **given)
         self.connections.append(connection)
         return connection
 
@@ -139,11 +142,11 @@ def make_key(path: Path, passphrase: str = "") -> Path:
 
 
 @contextmanager
-def user(shell: str = "/bin/sh") -> Iterator[tuple[str, str]]:
+def user(shell: str = "/bin/sh", password: str = "") -> Iterator[tuple[str, str]]:
     """A second user of this machine with a home and a password, for as long as a test needs one."""
     need("root")
     need("useradd")
-    name, password = f"aml{secrets.token_hex(4)}", secrets.token_hex(8)
+    name, password = f"aml{secrets.token_hex(4)}", password or secrets.token_hex(8)
     _administer("useradd", "-m", "-s", shell, name)
     try:
         _administer("chpasswd", given=f"{name}:{password}\n")

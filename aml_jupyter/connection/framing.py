@@ -201,7 +201,7 @@ class Session:
         )
 
     def _answer(self) -> Answer | None:
-        code = (self._output.tail or b"").strip()
+        code = (self._output.tail or b"").partition(b"\n")[0].strip()
         if not self._output.done or not code.isdigit():
             return None
         return Answer(code=int(code), err=self._errors.bytes())

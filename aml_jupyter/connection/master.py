@@ -6,6 +6,7 @@ leaves by itself when nobody has used it for a while, and lives on when whoever 
 
 from __future__ import annotations
 
+import _thread
 import os
 import re
 import time
@@ -121,9 +122,10 @@ class Master:
 
     def __init__(self, login: Login, folder: str) -> None:
         self.login = login
-        self._wanted = folder
+        self._wanted = os.path.abspath(folder)
         self._folder = ""
         self._users = -1
+        self._guard = _thread.allocate_lock()
         self._made_before = False
 
     @property
@@ -161,16 +163,15 @@ class Master:
 
     def ensure(self) -> None:
         """Connect unless somebody has.  Raises TargetUnavailable; a busy machine is tried again."""
-        if self._users < 0:
-            # held as long as this process uses the connection, so that who leaves last can end it
-            self._users = _open_lock(self.path + ".users")
-            self._take(self._users, shared=True)
+        with self._guard:
+            if self._users < 0:
+                # held as long as this process uses the connection, so that who leaves last can end it
+                self._users = self._lock(".users", shared=True)
         if self.is_alive():
             self._made_before = True
             return
-        lock = _open_lock(self.path + ".lock")
+        lock = self._lock(".lock")
         try:
-            self._take(lock)
             if not self.is_alive():
                 self._connect_patiently()
             self._made_before = True
@@ -183,9 +184,8 @@ class Master:
 
         self.ensure()
         local = f"{self.path}-{hashlib.sha256(os.fsencode(remote)).hexdigest()[:8]}.sock"
-        lock = _open_lock(self.path + ".lock")
+        lock = self._lock(".lock")
         try:
-            self._take(lock)
             if not os.path.lexists(local):
                 self._control("forward", "-L", f"{local}:{remote}")
         finally:
@@ -193,18 +193,27 @@ class Master:
         return local
 
     def close(self) -> None:
-        """Stop using the connection; who leaves last ends it."""
-        if self._users < 0:
-            return
-        os.close(self._users)
-        self._users = -1
-        users = _open_lock(self.path + ".users")
-        try:
-            if try_lock(users) and self.is_alive():
-                self._control("exit")
-                self._sweep()
-        finally:
-            os.close(users)
+        """Stop using the connection; who leaves last ends it and leaves nothing behind."""
+        with self._guard:
+            if self._users < 0:
+                return
+            # asked for all of it: refused while another one has a share
+            if try_lock(self._users):
+                self._end()
+            os.close(self._users)
+            self._users = -1
+
+    def _end(self) -> None:
+        if self.is_alive():
+            self._control("exit")
+        self._sweep()
+        for suffix in (".lock", ".users"):
+            _remove(self.path + suffix)
+        if self._folder != self._wanted:
+            try:
+                os.rmdir(self._folder)
+            except OSError:  # another connection's sockets are there
+                pass
 
     def session(self, command: str) -> list[str]:
         """The command line that runs one command over the connection, and over nothing else.
@@ -330,12 +339,28 @@ class Master:
         name = os.path.basename(self.path)
         for entry in os.listdir(self.folder):
             if entry == name or (entry.startswith(name + "-") and entry.endswith(".sock")):
-                try:
-                    os.unlink(f"{self.folder}/{entry}")
-                except FileNotFoundError:  # it went by itself
-                    pass
+                _remove(f"{self.folder}/{entry}")
 
-    def _take(self, lock: int, *, shared: bool = False) -> None:
+    def _lock(self, suffix: str, *, shared: bool = False) -> int:
+        """Take a lock that lies beside the socket; whoever ends the connection removes it, so look twice."""
+        while True:
+            try:
+                lock = os.open(
+                    self.path + suffix, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+                )
+            except FileNotFoundError:
+                self._folder = ""
+                continue
+            try:
+                self._take(lock, shared=shared)
+                if os.fstat(lock).st_nlink:
+                    return lock
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+
+    def _take(self, lock: int, *, shared: bool) -> None:
         timing = self.login.timing
         due = time.monotonic() + 2 * (timing.connect + timing.login)
         while not try_lock(lock, shared=shared):
@@ -347,8 +372,11 @@ class Master:
             time.sleep(0.005)
 
 
-def _open_lock(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:  # it went by itself
+        pass
 
 
 def _wait(ended: Callable[[], int | None], due: float) -> None:
@@ -394,7 +422,6 @@ def resolved(login: Login) -> dict[str, str]:
 
 def _socket_folder(wanted: str) -> str:
     """`wanted`, or where its name is too long or too odd for a socket, a folder of this user elsewhere."""
-    wanted = os.path.abspath(wanted)
     if len(os.fsencode(wanted)) > _LONGEST_FOLDER or not re.fullmatch(r"[\w/.@+-]+", wanted, re.ASCII):
         import hashlib
 
