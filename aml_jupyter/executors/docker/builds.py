@@ -187,6 +187,8 @@ class Build:
         marks = labels("build", environment=self.lock.digest, namespace=_namespace())
         waiting = _Waiting(self.tell)
         while True:
+            if waiting.waited and not again and self.engine.image(self.reference) is not None:
+                return None
             installation.extends = self.parent is not None
             try:
                 made = client.create_container(
@@ -213,20 +215,18 @@ class Build:
                     installation.local = False  # an engine that sees other files than this process
                 elif status != 409:
                     raise self._failed(why) from error
-                elif self._wait_for_other(waiting, again=again):
-                    return None
+                else:
+                    self._wait_for_other(waiting)
 
-    def _wait_for_other(self, waiting: _Waiting, *, again: bool) -> bool:
-        """Wait a moment for who has the container of this name; True when the image is there."""
+    def _wait_for_other(self, waiting: _Waiting) -> None:
+        """Wait a moment for who has the container of this name, or remove it when that is nobody."""
         found = self.engine.container(self.name)
-        if found is None:
-            return not again and self.engine.image(self.reference) is not None
-        if _abandoned(found, self.engine):
+        if found is not None and _abandoned(found, self.engine):
             self.engine.remove(str(found["Id"]))
-            return False
-        waiting.tell_once(found)
-        time.sleep(PAUSE)
-        return False
+        elif found is not None:
+            waiting.tell_once(found)
+            time.sleep(PAUSE)
+        waiting.waited = True
 
     # the image
 
@@ -310,6 +310,7 @@ class _Waiting:
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
         self._told = False
+        self.waited = False
 
     def tell_once(self, found: Mapping[str, Any]) -> None:
         if not self._told:

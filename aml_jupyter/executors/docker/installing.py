@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from urllib.parse import unquote, urlsplit
 
 from aml_jupyter.config import aml_home
 from aml_jupyter.confined import make_root, remove_tree
@@ -120,6 +121,9 @@ class Installation:
         self.extends = False
         self.credentials = credentials
         self.settings: Settings = indexes.of_user(lock, credentials)
+        if lock.pip and len(self._files()) >= len(lock.pip):
+            # all of it lies on this machine: no index has to answer
+            self.settings = self.settings.replace(no_index=True, default=None, extra=(), find_links=())
         self.uv = self._uv_here()
         self._tell = tell
         if not lock.owns_python and not base.python:
@@ -162,16 +166,14 @@ class Installation:
             return None
 
     def _files(self) -> dict[str, str]:
-        """Distributions that lie on this machine, by name."""
+        """Distributions that lie on this machine, by name; the first that fits of each package."""
         found = {}
         for package in self.lock.pip:
             for url, _ in package.files or [(package.url, "")]:
-                if url.startswith("file:"):
-                    from urllib.parse import unquote, urlsplit
-
-                    path = unquote(urlsplit(url).path)
-                    if os.path.isfile(path):
-                        found[os.path.basename(path)] = path
+                path = unquote(urlsplit(url).path) if url.startswith("file:") else ""
+                if path and os.path.isfile(path):
+                    found[os.path.basename(path)] = path
+                    break
         return found
 
     # in the container
@@ -335,11 +337,15 @@ class Installation:
                 container, list(command), environment=dict(environ), user=self.user, workdir="/"
             )
             lines = []
-            for line in _lines(self.client.exec_start(made["Id"], stream=True)):
-                text = indexes.hidden(self.settings, safe_text(line, colour=False))
-                lines.append(text)
-                if not quiet and text.strip():
-                    self._tell(text)
+            connected = self.client.exec_start(made["Id"], socket=True)
+            try:
+                for line in _lines(data for _, data in sdk.frames(connected)):
+                    text = indexes.hidden(self.settings, safe_text(line, colour=False))
+                    lines.append(text)
+                    if not quiet and text.strip():
+                        self._tell(text)
+            finally:
+                sdk.hang_up(connected)
             return self.client.exec_inspect(made["Id"])["ExitCode"], lines
         except sdk.api_error() as error:
             if error.status_code not in (404, 409):

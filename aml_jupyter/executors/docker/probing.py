@@ -7,6 +7,7 @@ import secrets
 from aml_jupyter.errors import TargetUnavailable
 from aml_jupyter.executors.docker import sdk
 from aml_jupyter.executors.docker.containers import labels
+from aml_jupyter.executors.docker.engine import Engine
 from aml_jupyter.executors.docker.images import Probe, missing
 from aml_jupyter.printable import safe_name
 
@@ -104,7 +105,7 @@ def look_into(socket: str, image: str, tell: Tell) -> Probe:
         name = next(iter(found.get("RepoTags") or []), image)
         tell(f"looking into {name}")
         try:
-            out, err = _answer(client, image)
+            out, err = _answer(client, Engine(socket), image)
         except docker.errors.APIError as error:
             raise _unusable(name, sdk.explanation(error)) from error
     if f"{_MARK}done" not in out:
@@ -112,10 +113,8 @@ def look_into(socket: str, image: str, tell: Tell) -> Probe:
     return parse(image, out.splitlines(), found)
 
 
-def _answer(client: Any, image: str) -> tuple[str, str]:
+def _answer(client: Any, engine: Engine, image: str) -> tuple[str, str]:
     """What the script says to standard output and standard error."""
-    from docker.errors import NotFound
-
     made = client.create_container(
         image,
         entrypoint=command(),
@@ -125,19 +124,18 @@ def _answer(client: Any, image: str) -> tuple[str, str]:
         host_config=client.create_host_config(network_mode="none", auto_remove=True),
     )
     try:
-        lines = client.attach(made["Id"], stdout=True, stderr=True, stream=True, demux=True)
-        client.start(made["Id"])
-        parts: tuple[list[bytes], list[bytes]] = ([], [])
-        for pair in lines:
-            for part, text in zip(parts, pair, strict=True):
-                part.append(text or b"")
-    except BaseException:
+        line = client.attach_socket(made["Id"], params={"stdout": 1, "stderr": 1, "stream": 1})
         try:
-            client.remove_container(made["Id"], force=True, v=True)
-        except NotFound:  # it has ended and was removed by itself
-            pass
+            client.start(made["Id"])
+            parts: dict[int, bytes] = {}
+            for number, data in sdk.frames(line):
+                parts[number] = parts.get(number, b"") + data
+        finally:
+            sdk.hang_up(line)
+    except BaseException:
+        engine.remove(made["Id"])
         raise
-    out, err = (b"".join(part).decode(errors="replace") for part in parts)
+    out, err = (parts.get(number, b"").decode(errors="replace") for number in (1, 2))
     return out, err
 
 

@@ -46,11 +46,19 @@ def client(socket: str) -> Iterator[Any]:
         raise refused(error) from error
     except docker.errors.DockerException as error:
         raise unavailable(socket, _innermost(error)) from error
-    except OSError as error:  # those of requests are
+    except Exception as error:
+        # not all that the libraries below the SDK raise is an error of the SDK, or even an OSError
+        if not _of_the_line(error):
+            raise
         raise unavailable(socket, _innermost(error)) from error
     finally:
         if opened is not None:
             opened.close()
+
+
+def _of_the_line(error: Exception) -> bool:
+    library = type(error).__module__.partition(".")[0]
+    return library in ("requests", "urllib3") or isinstance(error, (ConnectionError, TimeoutError))
 
 
 def refused(error: Any) -> EngineRefused:
@@ -84,13 +92,23 @@ def api_error() -> type[Any]:
     return docker.errors.APIError  # type: ignore[no-any-return]
 
 
+def frames(line: Any) -> Iterator[tuple[int, bytes]]:
+    """What comes over a line from a container: 1 or 2 for standard output or error, and bytes."""
+    from docker.utils.socket import frames_iter
+
+    yield from frames_iter(line, tty=False)
+
+
 def hang_up(line: Any) -> None:
-    """Close a line to a container for good: `close` alone leaves it open while the response is in memory."""
+    """Close a line to a container for good: `close` alone leaves it open as long as its response lives."""
     import socket
 
     raw = getattr(line, "_sock", line)
+    if raw is None:  # it was closed by its reader at the end
+        return
     try:
         raw.shutdown(socket.SHUT_RDWR)
     except OSError:  # the other side was faster
         pass
     line.close()
+    raw.close()
