@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.run import Run as Run
+    from aml_jupyter.run import RunSet as RunSet
     from aml_jupyter.run import find as run
     from aml_jupyter.run import submit as submit
 
 __version__ = "0.1.0"
 __all__ = [
     "Run",
+    "RunSet",
     "__version__",
     "load_ipython_extension",
     "run",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 # name -> the module that has it
-_LATER = {"Run": "run", "submit": "run"}
+_LATER = {"Run": "run", "RunSet": "run", "submit": "run"}
 # modules that are also functions of the same name: aml_jupyter.run(...) and aml_jupyter.runs(...)
 _CALLED = ("run", "runs")
 

@@ -22,7 +22,8 @@ from aml_jupyter.portability.verdicts import MOST, Side, Verdict, verdict
 from aml_jupyter.run import RunSet
 from aml_jupyter.runs import Record
 from aml_jupyter.runs.groups import Group, read_group, write_group
-from tests import made_runs
+from tests import engines, made_runs
+from tests.engines import Engine
 from tests.requirements import python_versions
 from tests.terminal import aml, data, terminal, until
 
@@ -451,6 +452,28 @@ def test_a_whole_line_stands_behind_its_target_and_a_last_one_without_end_as_wel
     )
     done = aml("run", "old,new", "pieces.py")
     assert sorted(done.stdout.splitlines()) == ["new | aaa", "new | last", "old | aaa", "old | last"]
+
+
+def test_a_cell_does_the_same_here_and_in_a_container(project: Path, engine: Engine) -> None:
+    (project / "aml_config" / "docker.compute").write_text(
+        f"type: docker\nbaseDockerImage: {engines.BASE_IMAGE}\nsharedVolumes: true\n"
+        "nativeSharedDirectory: ~/.azureml/share/\n"
+    )
+    cell = (
+        "import os\nfrom azureml.logging import get_azureml_logger\n"
+        "get_azureml_logger().log('rate', 0.5)\n"
+        "open('outputs/model.txt', 'w').write('a model')\n"
+        "print(os.path.abspath('outputs'), os.environ['AZUREML_NATIVE_SHARE_DIRECTORY'])\n"
+        "[rate, 1]"
+    )
+    found = aml_jupyter.submit("new,docker", cell=cell, params={"rate": 0.5}).wait(120)
+    one = found.verdict.comparisons[0]
+    assert found.verdict.word == "identical", plain(found.verdict)
+    assert (one.outputs.same, one.metrics.same) == (1, 1)
+    assert one.log.differ == 0, one.log
+    assert {"kind", "image"} <= {difference.name for difference in one.environment.differences}
+    assert "/azureml-run/outputs /azureml-share/" in found["docker"].logs()
+    assert "/azureml-run" not in found["new"].logs()
 
 
 def test_in_python_several_targets_are_a_set_of_runs(project: Path, home: str) -> None:
