@@ -1,8 +1,8 @@
 """Every row of the fault matrix has a test that carries its id, or says here what it waits for.
 
-The rows are the faults that configuration (C), snapshots (S), local runs (L), logs (G), the history (H),
-kernel and magics (K), the command (Z) and everything together (X) must survive.  A test of a row is named
-`test_<id>_...`, or `test_<id>_<id>_...` when it shows several.
+The rows are the faults that configuration (C), snapshots (S), local runs (L), remote machines (R), logs (G),
+the history (H), kernel and magics (K), the command (Z) and everything together (X) must survive.  A test of a
+row is named `test_<id>_...`, or `test_<id>_<id>_...` when it shows several.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ ROWS = {
     "L12": "many submits at once",
     "L13": "a pid that is used again",
     "L14": "a clock that jumps",
+    "R1": "an unknown host key",
+    "R2": "a changed host key",
+    "R6": "an sshd that restarts, limits of sessions and logins",
+    "R10": "banners, noisy profiles, fish and csh, locale C",
+    "R13": "agent forwarding, keys with a passphrase, expired certificates",
     "G1": "a gigabyte of lines",
     "G2": "one long line",
     "G3": "control characters, bytes that are no text",
