@@ -42,6 +42,7 @@ OURS = frozenset(
         "job",
         "work",
         "work.partial",
+        "warm",
     ]
 )
 # bytes of one logged value

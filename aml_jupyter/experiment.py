@@ -13,7 +13,7 @@ import time
 from aml_jupyter import demands, installation, processes, runs
 from aml_jupyter.config import aml_home, find_project, registered
 from aml_jupyter.confined import read_bounded, write_atomic
-from aml_jupyter.errors import AmlError, ConfinedError, RunFailed, RunNotFound, UsageError
+from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, RunFailed, RunNotFound, UsageError
 from aml_jupyter.executors import executor_for
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL, Job
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.config import Project, RunConfiguration, Target
+    from aml_jupyter.executors import Executor
     from aml_jupyter.runs import Record, RunDirectory
     from aml_jupyter.share import Share
     from aml_jupyter.snapshot import Rules, Snapshot
@@ -180,11 +181,43 @@ def prepare(request: Request, project: Project, tell: Callable[[str], None]) -> 
 
     Raises ConfigError, TargetUnavailable, EnvironmentFailed.
     """
+    executor, job = _job_of_target(request, project)
+    return executor.make_environment(job, tell)
+
+
+def keep_warm(request: Request, project: Project, idle: float, tell: Callable[[str], None]) -> str:
+    """Have a container wait for each next run of a target, the first one now; the target's name.
+
+    A container to which no run comes leaves after `idle` seconds.
+    Raises what `prepare` raises, and ConfigError `target.not_warmable`.
+    """
+    project = registered(project)
+    _, job = _job_of_target(request, project)
+    if job.kind not in demands.CONTAINERS:
+        raise ConfigError(
+            f"target {job.target['name']!r} is of kind {job.kind}: only containers are kept warm",
+            code="target.not_warmable",
+        )
+    from aml_jupyter import share
+    from aml_jupyter.executors.docker import DockerExecutor
+
+    executor = DockerExecutor()
+    executor.check_warm(job)
+    found = share.resolve(project, project.resolve(request.target, request.compute)[1])
+    if found is not None and found.local:
+        share.create(found)
+        job = job.replace(share=found.path)
+    executor.keep_warm(job, project.key, idle, tell)
+    return str(job.target["name"])
+
+
+def _job_of_target(request: Request, project: Project) -> tuple[Executor, Job]:
+    """What a run of a target would be told of it, without a run."""
     configuration, target = project.resolve(request.target, request.compute)
     executor = executor_for(target.kind)
     executor.check(target, request.resources)
     wanted = demands.dependencies(project, configuration, target, request.resources)
-    job = Job(
+    return executor, Job(
         run_id="",
         directory="",
         kind=target.kind,
@@ -195,7 +228,6 @@ def prepare(request: Request, project: Project, tell: Callable[[str], None]) -> 
         resources=request.resources,
         dependencies=wanted and {**wanted, "prepare": True},
     )
-    return executor.make_environment(job, tell)
 
 
 def _framework(

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from aml_jupyter.job import Job
 
 
-def make(job: Job) -> None:
+def make(job: Job, empty: str | None = None) -> None:
     """Make the working copy of a job, whole or not at all; one that is there stays.
 
+    `empty` is a folder that becomes it, instead of a new one.
     Raises ConfigError `run.script_missing`, SnapshotError.
     """
     if os.path.isdir(job.work):
@@ -24,6 +25,8 @@ def make(job: Job) -> None:
     partial = job.work + ".partial"
     if os.path.lexists(partial):
         remove_tree(partial)
+    if empty is not None:
+        os.rename(empty, partial)
     try:
         Store(job.snapshots).materialize(job.snapshot_id, partial)
         os.makedirs(partial + "/outputs", exist_ok=True)

@@ -3,6 +3,7 @@
 engine      the calls that every run makes
 images      images and environments, through the SDK
 containers  what a container is made with
+warm        containers that wait for a run
 copying     the working copy into a container and out of it, where nothing is mounted
 here, there where the engine is: this computer, or a machine behind ssh
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 from aml_jupyter import plainjson, processes
 from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, TargetUnavailable
-from aml_jupyter.executors.docker import containers
+from aml_jupyter.executors.docker import containers, warm
 from aml_jupyter.executors.docker.engine import EngineRefused
 from aml_jupyter.executors.docker.here import Here
 from aml_jupyter.job import Alive, Gone
@@ -68,7 +69,9 @@ class DockerExecutor:
         """Make image, environment and working copy ready."""
         facts = self.make_environment(job, tell)
         write_atomic(_prepared(job), plainjson.dumps(facts).encode(), sync=False)
-        _place(job).lay_out(job, tell)
+        place = _place(job)
+        if not warm.expected(place, job, facts, tell):
+            place.lay_out(job, tell)
 
     def environment(self, job: Job) -> dict[str, Any]:
         """What the preparation found."""
@@ -77,7 +80,7 @@ class DockerExecutor:
     def find(self, job: Job) -> Handle | None:
         """The handle of a container of this job that was started, or that needs nothing to be."""
         place = _place(job)
-        found = place.engine().container(containers.container_name(job))
+        found = place.engine().container(warm.container_of(job.directory) or containers.container_name(job))
         if found is None:
             return self._without_container(place, job)
         stdin_pending = found["Config"].get("OpenStdin") and not place.has_started(job)
@@ -93,10 +96,22 @@ class DockerExecutor:
 
     def start(self, job: Job, secrets: Mapping[str, str]) -> Handle:
         """Create and start the container, or go on with the one there is."""
-        place = _place(job)
+        place, facts = _place(job), _facts(job)
+        waited = warm.start(place, job, facts, secrets)
+        if waited is not None:
+            state = {"Id": waited.container, "State": {"Pid": (waited.process or {}).get("pid")}}
+            handle = _handle(place, job, state)
+        else:
+            if place.local:  # what was left to a container that waited
+                place.lay_out(job, _ignore)
+            handle = self._start(place, job, facts, secrets)
+        warm.after_start(place, job, facts, handle["process"])
+        return handle
+
+    def _start(self, place: Place, job: Job, facts: Mapping[str, Any], secrets: Mapping[str, str]) -> Handle:
         engine = place.engine()
         name = containers.container_name(job)
-        body = containers.body(job, place.places(job), _facts(job), user=place.user(), stdin=bool(secrets))
+        body = containers.body(job, place.places(job), facts, user=place.user(), stdin=bool(secrets))
         container = ""
         try:
             container = engine.create(name, body)
@@ -106,7 +121,9 @@ class DockerExecutor:
                 copy_in(engine, container, job, user=place.user())
             engine.start(container)
             if secrets and not place.has_started(job):
-                engine.send(container, plainjson.dumps(dict(secrets)).encode() + b"\n")
+                engine.send(
+                    container, containers.line(secrets), lambda: place.local and place.has_started(job)
+                )
         except EngineRefused as error:
             if container:
                 engine.remove(container)
@@ -123,6 +140,18 @@ class DockerExecutor:
                 f"the container {name} was removed while it started", code="engine.refused"
             )
         return _handle(place, job, found)
+
+    def check_warm(self, job: Job) -> None:
+        """Raise ConfigError `target.not_warmable` for a target for which no container can wait."""
+        warm.check(_place(job), job)
+
+    def keep_warm(self, job: Job, project: str, idle: float, tell: Tell) -> None:
+        """Have a container wait for each next run of a project's target, the first one now.
+
+        `project` is `account/workspace/name`; without a run a container leaves after `idle` seconds.
+        Raises what `make_environment` raises.
+        """
+        warm.keep(_place(job), job, self.make_environment(job, tell), project, idle)
 
     def poll(self, handle: Handle, wait: float = 0.0) -> Liveness:
         """Alive while the container's first process lives, seen by the kernel where that is shared."""
@@ -166,6 +195,11 @@ class DockerExecutor:
         if handle["container"]:
             place.engine().remove(handle["container"])
         place.remove(handle)
+        warm.discard(handle["job"])
+
+
+def _ignore(_text: str) -> None:
+    """Say nothing."""
 
 
 def _place(job: Job) -> Place:
@@ -201,6 +235,7 @@ def _handle(place: Place, job: Job, found: Mapping[str, Any]) -> Handle:
         "container": found["Id"],
         "started_at": found["State"].get("StartedAt", ""),
         "process": place.process(found),
+        "waited": bool(warm.mark_of(job.directory)),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
-from aml_jupyter import processes
+from aml_jupyter import plainjson, processes
 from aml_jupyter.config import aml_home
 from aml_jupyter.demands import RUNTIME_IN_CONTAINER, WORK_IN_CONTAINER
 from aml_jupyter.share import IN_CONTAINER as SHARE_IN_CONTAINER
@@ -79,6 +79,11 @@ def body(
         "StdinOnce": stdin,
         "HostConfig": {**limits(job.resources, job.target), "Mounts": mounts(places), "LogConfig": LOG},
     }
+
+
+def line(variables: Mapping[str, str]) -> bytes:
+    """What a runtime that waits on its standard input is told: variables that are in no file."""
+    return plainjson.dumps(dict(variables)).encode() + b"\n"
 
 
 def user_variables(user: str) -> dict[str, str]:

@@ -9,7 +9,6 @@ from aml_jupyter.config import aml_home
 from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
 from aml_jupyter.executors.docker.containers import Places
 from aml_jupyter.executors.docker.engine import Engine, local_socket
-from aml_jupyter.executors.docker.evidence import why_gone
 from aml_jupyter.job import Alive, Gone
 
 TYPE_CHECKING = False
@@ -117,7 +116,11 @@ class Here:
         if found is not None and found["State"]["Status"] in ("running", "paused", "restarting"):
             engine.wait(handle["container"], wait)
             return Alive()
-        return Gone(evidence="the runtime has ended") if self.ended(handle) else why_gone(engine, handle)
+        if self.ended(handle):
+            return Gone(evidence="the runtime has ended")
+        from aml_jupyter.executors.docker.evidence import why_gone
+
+        return why_gone(engine, handle)
 
     def collect(self, handle: Handle, into: str) -> None:
         """Bring the working copy out of a container that does not mount it."""
