@@ -298,12 +298,21 @@ class _Supervision:
         if exit_ is None:
             # the runtime is gone without an ending: what it left behind may still write
             self.executor.cancel(handle, kill=True)
+        elif exit_.cancel and not self._cancel_request():
+            gone = self._ended_by_target(handle)
         status, reason = _ending(exit_, self._cancel_request() is not None, gone)
         error = None if status != "Failed" else self._why(reason, exit_, gone.evidence if gone else None)
         changes = {"exit_code": exit_.exit_code, "signal": exit_.signal} if exit_ else {}
         if exit_:
             self.phases["run"] = exit_.duration
         self._end(status, reason, error=error, exit_=exit_, handle=handle, **changes)
+
+    def _ended_by_target(self, handle: Handle) -> Gone | None:
+        try:
+            return self.executor.ended_by_target(handle)
+        except AmlError as error:  # it stays the end that somebody asked for
+            self._log(f"who asked the job to end is not known: {error}")
+            return None
 
     def _why(self, reason: str, exit_: Exit | None, evidence: str | None) -> dict[str, str]:
         from aml_jupyter.collection import error_of, last_line
@@ -428,7 +437,8 @@ def _ending(exit_: Exit | None, cancel_requested: bool, gone: Gone | None = None
     if exit_.timeout:
         return "Failed", "run.timeout"
     if exit_.cancel:
-        return "Canceled", "canceled"
+        by_target = gone is not None and not cancel_requested
+        return ("Failed", gone.reason) if gone and by_target else ("Canceled", "canceled")
     if exit_.signal is not None:
         return "Failed", "run.oom" if exit_.oom and exit_.signal == SIGKILL else "run.signal"
     if exit_.exit_code:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from aml_jupyter.config import Target
-    from aml_jupyter.job import Handle, Job, Liveness
+    from aml_jupyter.job import Gone, Handle, Job, Liveness
 
     class Executor(Protocol):
         """What runs jobs on one kind of target; constructors do no I/O, every method may be repeated."""
@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 
         def cancel(self, handle: Handle, *, kill: bool = False) -> None:
             """Ask the job to end, or end every process of it at once."""
+
+        def ended_by_target(self, handle: Handle) -> Gone | None:
+            """Why the target itself asked a job to end that nobody canceled; None where it did not."""
 
         def collect(self, handle: Handle, into: str) -> None:
             """Bring the working copy with its outputs to `into`."""

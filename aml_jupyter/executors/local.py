@@ -141,6 +141,10 @@ class LocalExecutor:
                 except ProcessLookupError:
                     continue
 
+    def ended_by_target(self, handle: Handle) -> Gone | None:  # noqa: ARG002
+        """Nobody: whoever signals a process of this computer is a person, or acts for one."""
+        return None
+
     def collect(self, handle: Handle, into: str) -> None:
         """Nothing to bring: the working copy is already here."""
 

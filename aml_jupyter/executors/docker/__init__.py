@@ -10,13 +10,16 @@ here, there where the engine is: this computer, or a machine behind ssh
 
 from __future__ import annotations
 
+import os
+import time
+
 from aml_jupyter import plainjson, processes
 from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, TargetUnavailable
 from aml_jupyter.executors.docker import containers, warm
 from aml_jupyter.executors.docker.engine import EngineRefused
 from aml_jupyter.executors.docker.here import Here
-from aml_jupyter.job import Alive, Gone
+from aml_jupyter.job import Alive, Gone, Unreachable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 # from <signal.h>; the signal module itself imports enum
 SIGTERM, SIGUSR1 = 15, 10
 LARGEST = 1 << 20
+# seconds: three heartbeats, and between two questions whether a container is still paused
+SILENCE, PAUSED_LOOK = 6.0, 1.0
 
 
 class DockerExecutor:
@@ -160,7 +165,7 @@ class DockerExecutor:
         if who:
             processes.wait_end(who, wait)
             if processes.is_alive(who):
-                return Alive()
+                return _alive(place, handle)
             if place.ended(handle):
                 return Gone(evidence="the runtime has ended")
             return _evidence(place, handle)
@@ -177,13 +182,24 @@ class DockerExecutor:
     def cancel(self, handle: Handle, *, kill: bool = False) -> None:
         """Signal the runtime; where it is gone and `kill` is asked, end the container."""
         who = handle["process"]
-        if who and processes.send_signal(who, SIGUSR1 if kill else SIGTERM):
-            return
+        sent = who and processes.send_signal(who, SIGUSR1 if kill else SIGTERM)
         if not handle["container"]:
             return
         engine = _place_of(handle).engine()
-        engine.unpause(handle["container"])
+        try:
+            engine.unpause(handle["container"])
+        except TargetUnavailable:
+            if not sent:
+                raise
+        if sent:
+            return
         engine.kill(handle["container"], "SIGUSR1" if kill else "SIGTERM")
+
+    def ended_by_target(self, handle: Handle) -> Gone | None:
+        """Whether the engine ended the container because it was stopped itself."""
+        from aml_jupyter.executors.docker.evidence import engine_ended_it
+
+        return engine_ended_it(_place_of(handle).engine, handle)
 
     def collect(self, handle: Handle, into: str) -> None:
         """Bring the working copy out of a container that mounts none."""
@@ -264,6 +280,22 @@ def _not_started(error: EngineRefused, job: Job) -> AmlError:
     else:
         hint = "aml targets test " + str(job.target.get("name")) + " looks for the cause."
     return ConfigError(text, code="container.refused", hint=hint)
+
+
+def _alive(place: Place, handle: Handle) -> Liveness:
+    """Alive, unless the container is paused: then nothing of it runs, and nobody can tell from outside."""
+    try:
+        silent = time.time() - os.stat(handle["job"] + "/heartbeat").st_mtime
+    except FileNotFoundError:  # it has hardly begun
+        return Alive()
+    # a clock that was set costs a question
+    if abs(silent) < SILENCE:
+        return Alive()
+    found = place.engine().container(handle["container"])
+    if found is None or found["State"]["Status"] != "paused":
+        return Alive()
+    processes.wait_end(handle["process"], PAUSED_LOOK)
+    return Unreachable(cause="container.paused")
 
 
 def _evidence(place: Place, handle: Handle) -> Gone:

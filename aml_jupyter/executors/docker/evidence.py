@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 
 from aml_jupyter.errors import TargetUnavailable
 from aml_jupyter.job import Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from aml_jupyter.executors.docker.engine import Engine
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 ENGINE_RESTARTED = "run.engine_restarted"
 # seconds that an engine's clock may write an event before or after the state it belongs to
 SLACK = 2.0
+STOPPING = 0.5
+STOPPED = (
+    "the Docker engine was stopped or restarted, and ended the container"
+    " (with live-restore in its daemon.json, containers survive that)"
+)
 
 
 def why_gone(engine: Engine, handle: Handle) -> Gone:
@@ -38,13 +44,28 @@ def _ended(engine: Engine, handle: Handle, state: Mapping[str, Any]) -> Gone:
     if state.get("OOMKilled"):
         return Gone(evidence="the container was ended for lack of memory", reason="run.oom")
     if engine_restarted(engine, handle["container"], state):
-        return Gone(
-            evidence="the Docker engine was stopped or restarted, and ended the container"
-            " (with live-restore in its daemon.json, containers survive that)",
-            reason=ENGINE_RESTARTED,
-        )
+        return Gone(evidence=STOPPED, reason=ENGINE_RESTARTED)
     code = state.get("ExitCode")
     return Gone(evidence=f"the container was ended from outside: exit code {code}{_error(state)}")
+
+
+def engine_ended_it(connect: Callable[[], Engine], handle: Handle) -> Gone | None:
+    """The evidence that an engine which was stopped asked a container to end; None when it was not.
+
+    Raises TargetUnavailable for a machine that cannot be reached.
+    """
+    for pause in (0.0, STOPPING):
+        time.sleep(pause)  # one that is about to stop answers for another moment
+        try:
+            engine = connect()
+            found = engine.container(handle["container"]) if handle["container"] else None
+            if found is not None and engine_restarted(engine, handle["container"], found["State"]):
+                return Gone(evidence=STOPPED, reason=ENGINE_RESTARTED)
+        except TargetUnavailable as error:
+            if error.code != "engine.unavailable":
+                raise
+            return Gone(evidence=STOPPED, reason=ENGINE_RESTARTED)
+    return None
 
 
 def _error(state: Mapping[str, Any]) -> str:

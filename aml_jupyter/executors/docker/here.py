@@ -8,7 +8,8 @@ from aml_jupyter import processes, working_copy
 from aml_jupyter.config import aml_home
 from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
 from aml_jupyter.executors.docker.containers import Places
-from aml_jupyter.executors.docker.engine import Engine, local_socket
+from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.executors.docker.engine import Engine, EngineRefused, local_socket
 from aml_jupyter.job import Alive, Gone
 
 TYPE_CHECKING = False
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from aml_jupyter.job import Handle, Job, Liveness
 
 READ_SIZE = 1 << 20
+# of HTTP
+GONE = 404
 
 
 class Here:
@@ -127,7 +130,14 @@ class Here:
         if not handle["shared"] and handle["container"]:
             from aml_jupyter.executors.docker.copying import copy_out
 
-            copy_out(self.engine(), handle["container"], into)
+            try:
+                copy_out(self.engine(), handle["container"], into)
+            except EngineRefused as error:
+                if error.status != GONE:
+                    raise
+                raise TargetUnavailable(
+                    "the container was removed, and with it what the run wrote", code="run.lost"
+                ) from error
 
     def remove(self, handle: Handle) -> None:
         """Nothing to remove beside the container."""
