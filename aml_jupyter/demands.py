@@ -50,10 +50,16 @@ def of_target(project: Project, target: Target, resources: Mapping[str, Any]) ->
             address=target.host,
             port=target.port,
             username=target.username,
-            private_key=target.private_key,
-            engine=target.options.get("dockerHost"),
+            private_key=_key_file(target),
+            engine=target.docker_host,
         )
     return found
+
+
+def _key_file(target: Target) -> str | None:
+    """The private key that a file names by a path; a name of the Workbench's key store leads nowhere."""
+    key = target.private_key
+    return key if key and "/" in key else None
 
 
 def default_image() -> str:

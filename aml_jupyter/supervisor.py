@@ -29,7 +29,7 @@ from aml_jupyter.job import TERMINAL, Exit, Gone, Job, Unreachable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from aml_jupyter.executors import Executor
@@ -226,8 +226,7 @@ class _Supervision:
         """Start the job; where the target does not answer nobody knows whether it did: ask until it does."""
         with open(self.directory.starting, "wb"):
             pass
-        pause = SHORTEST_PAUSE
-        while True:
+        for pause in _pauses():
             try:
                 return self.executor.start(self.job, self.secrets)
             except TargetUnavailable as error:
@@ -236,7 +235,7 @@ class _Supervision:
                 self._log(f"{error}; trying again in {pause:g} s")
                 self._state("NotResponding", error.code)
             time.sleep(pause)
-            pause = min(LONGEST_PAUSE, pause * 2)
+        raise AssertionError("there is always one more pause")
 
     def _tell(self, text: str) -> None:
         """Show progress of the preparation, which a request to cancel ends here.  Raises _Canceled."""
@@ -349,11 +348,30 @@ class _Supervision:
 
         with _Phase(self.phases, "collect"):
             if handle is not None:
-                self.executor.collect(handle, self.job.work)
+                changes.update(self._bring(handle))
             changes.update(collect(self.directory, self.record, exit_, self._log))
         self._write(status, reason, exit_=exit_, error=error, **changes)
         if handle is not None:
             self._discard(handle)
+
+    def _bring(self, handle: Handle) -> dict[str, Any]:
+        """Bring the working copy from the target; one that does not answer is asked until it does.
+
+        A request to kill ends the wait: the run then has no outputs, and says so.
+        """
+        for pause in _pauses():
+            try:
+                self.executor.collect(handle, self.job.work)
+                return {}
+            except TargetUnavailable as error:
+                self._log(f"the outputs cannot be brought now: {error}")
+                if not error.passing or self._cancel_request() == "kill":
+                    problem = f"the outputs were not brought from the target: {error.message}"
+                    self.record = self.record.replace(warnings=(*self.record.warnings, problem))
+                    return {"artifacts_state": "failed"}
+                self._state("NotResponding", error.code)
+            time.sleep(pause)
+        raise AssertionError("there is always one more pause")
 
     def _discard(self, handle: Handle) -> None:
         """Clean up at the target: the run has ended for everybody, so what goes wrong is only told."""
@@ -400,6 +418,14 @@ class _Phase:
     def __exit__(self, *_exc: object) -> None:
         spent = time.monotonic() - self.began
         self.phases[self.name] = round(self.phases.get(self.name, 0.0) + spent, 6)
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between tries, ever longer."""
+    pause = SHORTEST_PAUSE
+    while True:
+        yield pause
+        pause = min(LONGEST_PAUSE, pause * 2)
 
 
 def _load(path: str) -> Any:

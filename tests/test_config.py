@@ -295,7 +295,7 @@ def test_stale_copies_are_no_targets(tmp_path: Path, name: str) -> None:
 
 def test_names_keep_their_case(tmp_path: Path) -> None:
     project = project_with(tmp_path, {"DSVM-Ubuntu-GPU.compute": LOCAL})
-    assert project.targets() == ["DSVM-Ubuntu-GPU", "local"]
+    assert project.targets() == ["DSVM-Ubuntu-GPU", "docker", "local"]
     with pytest.raises(TargetNotFound, match="Did you mean DSVM-Ubuntu-GPU"):
         project.target("dsvm-ubuntu-gpu")
 

@@ -78,6 +78,7 @@ class Target(Value):
     username: str | None = None
     password: Secret | None = None
     private_key: str | None = None
+    docker_host: str | None = None
     nvidia_docker: bool = False
     user_managed_environment: bool | None = None
     yarn_deploy_mode: str | None = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from aml_jupyter.config.parse import Parsed
 
-PARSER = 1  # raise it when the same bytes come to mean something else
+PARSER = 2  # raise it when the same bytes come to mean something else
 SIZE_LIMIT = 1 << 20
 
 

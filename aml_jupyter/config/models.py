@@ -197,6 +197,7 @@ class ComputeFile(_File):
     username: Username = None
     password: Text = None
     private_key: Text = Field(None, alias="privateKey")
+    docker_host: Text = Field(None, alias="dockerHost")
     nvidia_docker: Flag = Field(None, alias="nvidiaDocker")
     user_managed_environment: Flag = Field(None, alias="userManagedEnvironment")
     python_location: Text = Field(None, alias="pythonLocation")

@@ -58,6 +58,7 @@ _TARGET_FIELDS = (
     "username",
     "password",
     "private_key",
+    "docker_host",
     "nvidia_docker",
     "user_managed_environment",
     "yarn_deploy_mode",

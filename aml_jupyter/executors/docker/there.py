@@ -1,8 +1,8 @@
 """The engine of a machine reached by ssh: its socket is forwarded, files go through a container of its own.
 
-    ~/.azureml/objects    contents that were sent, each once
-    ~/.azureml/runtimes   the runtime, each version once
-    ~/.azureml/runs       job and working copy of each run that is not over
+    ~/.azureml/remote/objects    contents that were sent, each once
+    ~/.azureml/remote/runtimes   the runtime, each version once
+    ~/.azureml/remote/runs       job and working copy of each run that is not over
 
 There is nothing to take for granted there but Docker and `sh`.
 """
@@ -93,7 +93,7 @@ class There:
         """What is to be known of the machine, asked once: home, user, socket of the engine."""
         if not self._facts:
             answer = self.connection.run(
-                "cd && umask 077 && mkdir -p .azureml/objects .azureml/runtimes .azureml/runs && pwd -P"
+                "cd && umask 077 && mkdir -p .azureml/remote/objects .azureml/remote/runtimes .azureml/remote/runs && pwd -P"
                 ' && id -u && id -g && printf "%s\\n" "${DOCKER_HOST:-}"',
                 timeout=COMMAND,
             )
@@ -116,7 +116,7 @@ class There:
         return "name=rootless" in (engine.info().get("SecurityOptions") or [])
 
     def _folder(self) -> str:
-        return self._machine()["home"] + "/.azureml"
+        return self._machine()["home"] + "/.azureml/remote"
 
     def _run(self, job: Job) -> str:
         return f"{self._folder()}/runs/{containers.container_name(job)}"
@@ -256,7 +256,7 @@ class There:
 
 
 class _Helper:
-    """A container that serves the files below ~/.azureml, for one order."""
+    """A container that serves the files below ~/.azureml/remote, for one order."""
 
     def __init__(self, place: There, job: Job, what: str) -> None:
         self.place = place
@@ -346,7 +346,7 @@ class _Answers:
 def _complaint(answer: Mapping[str, Any], target: Mapping[str, Any]) -> AmlError:
     full = answer.get("errno") in (28, 122)
     return TargetUnavailable(
-        f"{target['address']}: {answer['error']} (below ~/.azureml there)",
+        f"{target['address']}: {answer['error']} (below ~/.azureml/remote there)",
         code="store.no_space" if full else "store.unavailable",
         hint=f"Make room on {target['address']}: aml targets sweep {target['name']}" if full else "",
     )
