@@ -7,8 +7,8 @@ import os
 from aml_jupyter import processes, working_copy
 from aml_jupyter.config import aml_home
 from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
-from aml_jupyter.executors.docker.containers import Places
 from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.executors.docker.containers import Places
 from aml_jupyter.executors.docker.engine import Engine, EngineRefused, local_socket
 from aml_jupyter.job import Alive, Gone
 
