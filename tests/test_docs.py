@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "aml_jupyter"
 
 FAMILIES = (
-    "artifact budget cell config data environment events file history label log message metric name path "
-    "record request restore run runtime secret share snapshot store supervisor target value"
+    "artifact budget cell config data engine environment events file history image label log message "
+    "metric name path record request restore run runtime secret share snapshot ssh store supervisor "
+    "target value"
 )
 CODE = re.compile(rf"(?:{'|'.join(FAMILIES.split())})\.[a-z_]+")
 # what looks like a code and is a file
