@@ -4,6 +4,7 @@ engine      the calls that every run makes
 images      images and environments, through the SDK
 containers  what a container is made with
 warm        containers that wait for a run
+users       a name for the user of a container
 copying     the working copy into a container and out of it, where nothing is mounted
 here, there where the engine is: this computer, or a machine behind ssh
 """
@@ -16,7 +17,7 @@ import time
 from aml_jupyter import plainjson, processes
 from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, TargetUnavailable
-from aml_jupyter.executors.docker import containers, warm
+from aml_jupyter.executors.docker import containers, users, warm
 from aml_jupyter.executors.docker.engine import EngineRefused
 from aml_jupyter.executors.docker.here import Here
 from aml_jupyter.job import Alive, Gone, Unreachable
@@ -120,6 +121,8 @@ class DockerExecutor:
         container = ""
         try:
             container = engine.create(name, body)
+            if job.spark:
+                users.make_known(engine, container, place.user())
             if not job.target.get("shared_volumes") and not place.has_started(job):
                 from aml_jupyter.executors.docker.copying import copy_in
 
