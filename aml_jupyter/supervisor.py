@@ -386,6 +386,15 @@ class _Supervision:
         changes.update(runs.times(self.record, exit_))
         runs.write_record(self.directory, self.record.replace(**changes))
         self._state(status, reason)
+        if self.record.framework == "PySpark":
+            self._forget_private()
+
+    def _forget_private(self) -> None:
+        """Remove the private Spark settings, which a runtime elsewhere, or one that was killed, has left."""
+        try:
+            os.unlink(self.directory.job + "/spark.properties")
+        except OSError:  # there were none, or the runtime did it
+            pass
 
     def _state(self, status: str, reason: str = "") -> None:
         runs.append_status(self.directory, status, reason)

@@ -347,6 +347,20 @@ def test_a_cell_is_run_by_spark_submit_and_keeps_what_a_cell_has(
     assert [event["data"] for event in events if event.get("type") == "result"] == [{"text/plain": "3"}]
 
 
+def test_private_settings_do_not_outlive_a_runtime_that_is_killed(
+    project: Path, tmp_path: Path, home: str
+) -> None:
+    spark = spark_home(tmp_path / "spark")
+    with open(project / "aml_config" / "here.compute", "a") as file:
+        file.write(f"sparkSubmitLocation: {spark}/bin/spark-submit\n")
+    (project / "aml_config" / "spark_dependencies.yml").write_text(f'configuration:\n  "{KEY}": planted\n')
+    (project / "train.py").write_text("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n")
+    directory = experiment.submit(Request(target="spark", script="train.py"))
+    record = experiment.wait(directory, 60)
+    assert (record.status, record.reason) == ("Failed", "run.lost")
+    assert not os.path.exists(directory.job + "/spark.properties")
+
+
 def test_what_a_person_sets_is_stronger(project: Path, tmp_path: Path, home: str) -> None:
     spark = spark_home(tmp_path / "spark")
     (spark / "conf").mkdir()
