@@ -344,12 +344,12 @@ def test_the_calling_notebook_is_left_out_and_the_cell_is_known(
 
 
 def test_an_environment_is_prepared_without_a_run(kernel: Notebook, home_of_module: str) -> None:
-    before = os.listdir(home_of_module + "/ids")
+    before = sorted(Path(home_of_module).glob("ids/*"))
     for line in ("%%amlrun local --prepare-only\n1/0", "%amlrun local --prepare-only"):
         cell = kernel.run(line)
         assert cell.status == "ok"
         assert "version: 3." in cell.text()
-    assert os.listdir(home_of_module + "/ids") == before
+    assert sorted(Path(home_of_module).glob("ids/*")) == before
 
 
 def test_a_dry_run_tells_what_would_be_sent_and_sends_nothing(kernel: Notebook, home_of_module: str) -> None:

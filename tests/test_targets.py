@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -193,6 +194,11 @@ def maker(docker: Engine, home: str) -> Maker:
     return Maker(docker, home)
 
 
+def a_second_later() -> None:
+    """What was made in the second in which the runs were read is left alone: it may belong to a later one."""
+    time.sleep(1.01)
+
+
 def swept(
     maker: Maker, *, live: tuple[str, ...] = (), ended: tuple[str, ...] = (), dry_run: bool = False
 ) -> set[str]:
@@ -278,6 +284,7 @@ def test_images_go_when_nothing_used_them_for_long(maker: Maker, docker: Engine)
 
 def test_the_verb_tells_what_it_removes(project: Path, maker: Maker) -> None:
     made = maker.container("probe", owner=0)
+    a_second_later()
     shown = aml("targets", "sweep", "--dry-run")
     assert "would be removed" in shown.stdout
     assert "whoever made it is gone" in shown.stdout
@@ -291,8 +298,24 @@ def test_a_run_of_this_history_is_known_by_the_verb(project: Path, maker: Maker)
     (project / "script.py").write_text("print(1)")
     run = data("run", "local", "script.py")["run_id"]
     made = maker.container("run", owner=0, run=run)
+    a_second_later()
     (one,) = data("targets", "sweep")
     assert (one["id"], one["why"]) == (made, f"its run {run} has ended")
+
+
+def test_what_was_made_while_runs_were_read_stays(maker: Maker) -> None:
+    made = maker.container("build", owner=0)
+    engine = OurEngine(maker.engine.socket)
+    assert leftovers.sweep(engine, live=(), ended=(), began=time.time() - 5) == []
+    assert swept(maker) == {made}
+
+
+def test_a_container_that_waits_outlives_its_maker(maker: Maker, docker: Engine) -> None:
+    maker.labels["aml.slot"] = "a1b2"
+    made = maker.container("warm", owner=0, start=True)
+    engine = OurEngine(maker.engine.socket)
+    assert leftovers.sweep(engine, live=(), ended=(), slots=("a1b2",)) == []
+    assert swept(maker) == {made}
 
 
 def test_an_engine_that_does_not_answer_is_told_and_is_the_exit_status(
@@ -313,6 +336,25 @@ def test_a_process_that_ends_gives_up_what_it_made(maker: Maker, docker: Engine)
         owner.kill()
         owner.wait()
     assert swept(maker) == {made}
+
+
+def test_a_target_is_kept_warm_and_no_longer(project: Path, home: str, docker: Engine) -> None:
+    assert data("targets", "warm") == []
+    assert data("targets", "warm", "docker", "--idle", "10m") == {"target": "docker", "warm": True}
+    try:
+        (kept,) = data("targets", "warm")
+        assert (kept["target"], kept["idle"], kept["waiting"]) == ("docker", 600.0, True)
+        assert "waits for another" in aml("targets", "warm").stdout
+        a_second_later()
+        # the command that made it has ended, and it is needed all the same
+        assert data("targets", "sweep") == []
+    finally:
+        assert "kept warm no longer" in aml("targets", "warm", "docker", "--off").stderr
+    assert data("targets", "warm") == []
+    assert engines.leftovers(docker, [home], 5) == []
+    assert "was not kept warm" in aml("targets", "warm", "docker", "--off").stderr
+    assert data("targets", "warm", "--off", status=2)["error"]["code"] == "usage"
+    assert data("targets", "warm", "local", status=2)["error"]["code"] == "target.not_warmable"
 
 
 # --- listing ------------------------------------------------------------------------------------------------
@@ -427,3 +469,25 @@ def test_a_machine_whose_key_is_not_known_fails_its_test_with_the_command_to_run
     found = checks("box", status=1)
     assert found["host key"][0] is False
     assert "aml targets trust box" in found["host key"][2]
+
+
+def test_what_runs_left_on_a_machine_is_removed_there(
+    sshd: Sshd, tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = sshd.connect(tmp_path / "c")
+    there = tmp_path / "there"
+    monkeypatch.setattr(connection, "home", lambda: str(there))
+    for name in ("runs/aml-r_1-aa/job", "runs/aml-r_2-bb/job", "objects/ab", "objects/cd"):
+        (there / ".azureml" / name).mkdir(parents=True)
+    old, new = there / ".azureml/objects/ab/abc", there / ".azureml/objects/cd/cde"
+    for path in (old, new, there / ".azureml/runs/aml-r_1-aa/job/log"):
+        path.write_text("x" * 100)
+    os.utime(old, (0, 0))
+    for dry_run in (True, False):
+        found = machine.sweep(connection, {"aml-r_1-aa", "aml-r_9-zz"}, 30.0, dry_run=dry_run)
+        assert [(one.kind, one.removed) for one in found] == [("folder", not dry_run), ("files", not dry_run)]
+        assert found[1].bytes == 100
+        assert old.exists() is dry_run
+    assert new.exists()
+    assert sorted(os.listdir(there / ".azureml/runs")) == ["aml-r_2-bb"]
+    assert machine.sweep(connection, {"aml-r_1-aa"}, 30.0, dry_run=False) == []

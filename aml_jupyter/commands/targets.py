@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from argparse import SUPPRESS
 
-from aml_jupyter.commands import add_json
+from aml_jupyter.commands import add_json, parse_seconds
 from aml_jupyter.commands.submit import project_of
 from aml_jupyter.config import aml_home, listing
 from aml_jupyter.errors import AmlError, ConfigError, TargetUnavailable, UsageError
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.config import Project, RunConfiguration, Target
-    from aml_jupyter.executors.docker.engine import Engine
     from aml_jupyter.executors.docker.leftovers import Leftover
     from aml_jupyter.executors.docker.place import Place
+    from aml_jupyter.executors.docker.there import There
     from aml_jupyter.executors.docker.trial import Asked
+    from aml_jupyter.runs import RunDirectory
     from aml_jupyter.trial import Check
 
 BUILT_IN = "(built in)"
@@ -30,12 +32,12 @@ CHECK_FAILED, FAILED = 1, 125
 
 
 def arguments_targets(parser: ArgumentParser) -> None:
-    """`aml targets [ls]`, `test NAME`, `sweep [NAME]`, `trust NAME`."""
+    """`aml targets [ls]`, `test NAME`, `sweep [NAME]`, `trust NAME`, `warm [NAME]`."""
     parser.add_argument(
         "--project", metavar="DIR", help="the project; found from the working folder unless said"
     )
     add_json(parser)
-    actions = parser.add_subparsers(dest="action", metavar="ls|test|sweep|trust")
+    actions = parser.add_subparsers(dest="action", metavar="ls|test|sweep|trust|warm")
     ls = actions.add_parser("ls", help="list them, as without an action")
     test = actions.add_parser("test", help="look whether a target works, and say what mends it")
     test.add_argument("name", metavar="NAME", help="a run configuration, failing that a compute target")
@@ -45,12 +47,19 @@ def arguments_targets(parser: ArgumentParser) -> None:
     sweep.add_argument("--dry-run", action="store_true", help="only list it")
     sweep.add_argument("--images", action="store_true", help="also images of environments")
     sweep.add_argument("--unused-for", type=_days, default=30.0, metavar="DAYS",
-                       help="days since such an image was last used; 30 unless said")  # fmt: skip
+                       help="days since images and files were last used; 30 unless said")  # fmt: skip
+    warm = actions.add_parser("warm", help="have a container wait for each next run of a target")
+    warm.add_argument(
+        "name", metavar="NAME", nargs="?", help="a target; without one, those that are kept warm"
+    )
+    warm.add_argument("--idle", type=parse_seconds, default=1800.0, metavar="TIME",
+                      help="how long one waits for a run; 30m unless said")  # fmt: skip
+    warm.add_argument("--off", action="store_true", help="no longer, and remove the one that waits")
     trust = actions.add_parser("trust", help="accept the host key of a target's machine")
     trust.add_argument("name", metavar="NAME", help="a run configuration, failing that a compute target")
     trust.add_argument("--replace", action="store_true", help="forget the key that is known of it")
     trust.add_argument("--yes", action="store_true", help="do not ask; the fingerprints were compared")
-    for action in (ls, test, sweep, trust):
+    for action in (ls, test, sweep, trust, warm):
         # what was said before the action is not said anew by its default
         action.add_argument("--project", metavar="DIR", default=SUPPRESS, help="the project")
         action.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
@@ -70,7 +79,7 @@ def _days(text: str) -> float:
 
 def do_targets(options: Namespace, screen: Screen) -> int:
     """Do one action; without one, list."""
-    actions = {"test": _test, "sweep": _sweep, "trust": _trust}
+    actions = {"test": _test, "sweep": _sweep, "trust": _trust, "warm": _warm}
     return actions.get(options.action, list_targets)(options, screen)
 
 
@@ -202,13 +211,13 @@ def _checks_here(project: Project, target: Target, asked: Asked, *, scratch: boo
 
 def _checks_there(project: Project, target: Target, asked: Asked) -> Iterator[Check]:
     from aml_jupyter import share
-    from aml_jupyter.connection import connection_to
     from aml_jupyter.executors.docker.machine import Scratch, machine
     from aml_jupyter.executors.docker.trial import trial
     from aml_jupyter.trial import failed
 
     reason, folder, fine = share.share_reason(target), None, True
-    connection = connection_to(target, aml_home() + "/ssh")
+    there = _there(project, target)
+    connection = there.connection
     try:
         if found := share.resolve(project, target, home=connection.home()):
             folder = found.path
@@ -222,7 +231,7 @@ def _checks_there(project: Project, target: Target, asked: Asked) -> Iterator[Ch
     if not fine:
         return
     with Scratch(connection) as job:
-        yield from trial(_place(project, target), asked.replace(share=folder, reason=reason, job=job))
+        yield from trial(there, asked.replace(share=folder, reason=reason, job=job))
 
 
 def _place(project: Project, target: Target) -> Place:
@@ -230,60 +239,99 @@ def _place(project: Project, target: Target) -> Place:
         from aml_jupyter.executors.docker.here import Here
 
         return Here()
-    from aml_jupyter import demands
-    from aml_jupyter.executors.docker.there import There
+    return _there(project, target)
 
-    place: Place = There.of(demands.of_target(project, target, {}))
-    return place
+
+def _there(project: Project, target: Target) -> There:
+    from aml_jupyter import demands
+    from aml_jupyter.executors.docker import there
+
+    if target.password is not None and not target.password.is_reference:
+        there.passwords.setdefault(target.name, target.password)
+    return there.There.of(demands.of_target(project, target, {}))
 
 
 # --- sweep --------------------------------------------------------------------------------------------------
 
 
-def _sweep(options: Namespace, screen: Screen) -> int:
-    project = project_of(options)
-    live, ended, used = _runs()
-    found: list[tuple[str, Leftover]] = []
-    status = 0
-    for name, engine in _engines(project, options.name):
-        from aml_jupyter.executors.docker.leftovers import sweep
+class _Known:
+    """What is known here of runs, read before any engine is asked."""
+
+    def __init__(self) -> None:
+        from aml_jupyter import runs
+        from aml_jupyter.executors.docker import warm
+
+        self.began = time.time()
+        # those that wait before those that runs have taken: none is missed that changes hands meanwhile
+        self.slots = warm.waiting()
+        self.live: set[str] = set()
+        self.ended: set[str] = set()
+        self.names: set[str] = set()
+        self.used: dict[str, float] = {}
+        for directory in runs.all_directories(aml_home()):
+            self._take(directory)
+
+    def _take(self, directory: RunDirectory) -> None:
+        from aml_jupyter import runs
+        from aml_jupyter.executors.docker import containers, warm
+        from aml_jupyter.job import Job
 
         try:
-            swept = sweep(
-                engine,
-                live=live,
-                ended=ended,
-                dry_run=options.dry_run,
-                images_after=options.unused_for if options.images else None,
-                used=used,
+            record = runs.load_record(directory)
+        except AmlError:  # being made, or damaged: what it has in an engine may be all that is left of it
+            record = None
+        if record is None or not record.ended or runs.supervised(directory):
+            self.live.add(directory.run_id)
+            self.slots.add(warm.mark_of(directory.path))
+        else:
+            self.ended.add(directory.run_id)
+            job = Job(
+                run_id=directory.run_id,
+                directory=directory.path,
+                kind="",
+                python="",
+                command=(),
+                environment={},
             )
+            self.names.add(containers.container_name(job))
+        if record is not None and (image := str(record.environment.get("image") or "")):
+            self.used[image] = max(self.used.get(image, 0.0), _moment(record.created_utc))
+
+
+def _sweep(options: Namespace, screen: Screen) -> int:
+    project = project_of(options)
+    known = _Known()
+    found: list[tuple[str, Leftover]] = []
+    status = 0
+    for name, place in _places(project, options.name):
+        try:
+            found += [(name, one) for one in _swept(place, known, options)]
         except AmlError as error:
             status = FAILED
             screen.remark(f"aml: {name}: {error}")
-            continue
-        found += [(name, one) for one in swept]
     _tell_sweep(found, options, screen)
     return status
 
 
-def _runs() -> tuple[set[str], set[str], dict[str, float]]:
-    """Ids of runs that go on or whose state is not known, ids of those that ended, last use of images."""
-    from aml_jupyter import runs
+def _swept(place: Place, known: _Known, options: Namespace) -> list[Leftover]:
+    from aml_jupyter.executors.docker import leftovers
 
-    live: set[str] = set()
-    ended: set[str] = set()
-    used: dict[str, float] = {}
-    for directory in runs.all_directories(aml_home()):
-        try:
-            record = runs.load_record(directory)
-        except AmlError:  # being made, or damaged: what it has in an engine may be all that is left of it
-            live.add(directory.run_id)
-            continue
-        (ended if record.ended else live).add(directory.run_id)
-        image = str((getattr(record, "environment", None) or {}).get("image") or "")
-        if image:
-            used[image] = max(used.get(image, 0.0), _moment(record.created_utc))
-    return live, ended, used
+    found = leftovers.sweep(
+        place.engine(),
+        live=known.live,
+        ended=known.ended,
+        slots=known.slots,
+        began=known.began,
+        dry_run=options.dry_run,
+        images_after=options.unused_for if options.images else None,
+        used=known.used,
+    )
+    if not place.local:
+        from aml_jupyter.executors.docker import machine, there
+
+        assert isinstance(place, there.There)
+        found += machine.sweep(place.connection, known.names, options.unused_for, dry_run=options.dry_run)
+    return found
 
 
 def _moment(utc: str | None) -> float:
@@ -295,24 +343,24 @@ def _moment(utc: str | None) -> float:
         return 0.0
 
 
-def _engines(project: Project, name: str | None) -> Iterator[tuple[str, Engine]]:
-    """Name and engine of one target, or of this computer and every Docker target of the project."""
+def _places(project: Project, name: str | None) -> Iterator[tuple[str, Place]]:
+    """Name and place of one target, or of this computer and every machine of the project."""
     if name is not None:
         _, target = project.resolve(name)
         if target.kind not in CONTAINERS:
             raise ConfigError(f"target {target.name!r} is of kind {target.kind}: it has no engine to sweep")
-        yield target.name, _place(project, target).engine()
+        yield target.name, _place(project, target)
         return
     from aml_jupyter.executors.docker.here import Here
 
-    yield "this computer", Here().engine()
+    yield "this computer", Here()
     for one in project.targets():
         try:
             target = project.target(one)
         except ConfigError:  # `aml targets` tells what is wrong with it
             continue
         if target.kind == "remotedocker":
-            yield target.name, _place(project, target).engine()
+            yield target.name, _place(project, target)
 
 
 def _tell_sweep(found: list[tuple[str, Leftover]], options: Namespace, screen: Screen) -> None:
@@ -334,6 +382,55 @@ def _tell_sweep(found: list[tuple[str, Leftover]], options: Namespace, screen: S
     size = shown_size(sum(one.bytes or 0 for one in gone))
     word = "would be removed" if options.dry_run else "removed"
     screen.remark(f"{len(gone)} {word}, {size}" if gone else "Nothing is left over.")
+
+
+# --- warm ---------------------------------------------------------------------------------------------------
+
+
+def _warm(options: Namespace, screen: Screen) -> int:
+    from aml_jupyter.executors.docker import warm
+
+    if options.name is None:
+        if options.off:
+            raise UsageError("aml targets warm --off: name the target", hint="aml targets warm lists them.")
+        return _list_warm(options, screen)
+    project = project_of(options)
+    _, target = project.resolve(options.name)
+    if options.off:
+        was = warm.stop(project.key, target.name)
+        told = f"{target.name} is kept warm no longer" if was else f"{target.name} was not kept warm"
+    else:
+        from aml_jupyter import experiment
+
+        request = experiment.Request(target=options.name)
+        experiment.keep_warm(request, project, options.idle, screen.progress)
+        told = f"a container waits for the next run on {target.name}"
+    if options.json:
+        screen.json({"target": target.name, "warm": not options.off})
+    else:
+        screen.remark(told)
+    return 0
+
+
+def _list_warm(options: Namespace, screen: Screen) -> int:
+    from aml_jupyter.executors.docker import warm
+    from aml_jupyter.printable import shown_seconds
+
+    found = list(warm.kept())
+    if options.json:
+        screen.json([one.as_dict() for one in found])
+        return 0
+    now = time.time()
+    screen.table(
+        ["project", "target", "idle limit", "state"],
+        [
+            [one.project, one.target, shown_seconds(one.idle),
+             f"waits for another {shown_seconds(max(0.0, one.until - now))}" if one.waiting
+             else one.problem or "none waits; the next run starts one"]
+            for one in found
+        ],
+    )  # fmt: skip
+    return 0
 
 
 # --- trust --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Only what carries the labels of this AML_HOME is looked at.  What a living proce
 
 from __future__ import annotations
 
+import math
 import time
 
 from aml_jupyter import plainjson, processes
@@ -44,18 +45,23 @@ def sweep(
     *,
     live: Collection[str],
     ended: Collection[str],
+    slots: Collection[str] = (),
+    began: float = math.inf,
     dry_run: bool = False,
     images_after: float | None = None,
     used: Mapping[str, float] | None = None,
 ) -> list[Leftover]:
     """Remove what nobody needs, or with `dry_run` only list it.
 
-    `live` are ids of runs that go on, `ended` of those that do not.  Images go when `images_after` days have
-    passed since they were made, tagged or (`used`: name or id to seconds since 1970) used.
+    `live` are ids of runs that go on, `ended` of those that do not, `slots` the marks of containers that wait
+    or were taken by a run; what was made after these were read (`began`, seconds since 1970) stays.  Images
+    go when `images_after` days have passed since they were made, tagged or used (`used`: name or id to
+    seconds since 1970).
     Raises TargetUnavailable `engine.unavailable`.
     """
     inventory = Inventory(engine.path)
-    found = [*_containers(inventory, live, ended), *_volumes(inventory)]
+    needed = Needed(live=live, ended=ended, slots=slots, began=began)
+    found = [*_containers(inventory, needed), *_volumes(inventory)]
     if images_after is not None:
         found += _images(inventory, images_after * DAY, used or {})
     return found if dry_run else [one if one.kept else _removed(inventory, one) for one in found]
@@ -107,13 +113,25 @@ def _ours(**more: list[str]) -> str:
 # --- what is needed no more ---------------------------------------------------------------------------------
 
 
-def _containers(inventory: Inventory, live: Collection[str], ended: Collection[str]) -> Iterator[Leftover]:
+class Needed(Value):
+    """What is known of runs and of containers that wait for one."""
+
+    live: Collection[str]
+    ended: Collection[str]
+    slots: Collection[str]
+    began: float
+
+
+def _containers(inventory: Inventory, needed: Needed) -> Iterator[Leftover]:
     for one in inventory.made_containers():
         labels = one["Labels"]
+        # a process that lives sees to what it made; an engine tells whole seconds
+        if _owner(labels) == "alive" or one["Created"] + 1 > needed.began:
+            continue
         if labels.get("aml.role") == "run":
-            why, kept = _why_run(one, labels, live, ended)
+            why, kept = _why_run(one, labels, needed)
         else:
-            why, kept = _why_helper(one, labels)
+            why, kept = _why_helper(one, labels, needed)
         if why and not _inherited(inventory, one):
             yield Leftover(
                 kind="container",
@@ -133,15 +151,12 @@ def _inherited(inventory: Inventory, one: Mapping[str, Any]) -> bool:
     return mine.items() <= of_image.items()
 
 
-def _why_run(
-    one: Mapping[str, Any], labels: Mapping[str, str], live: Collection[str], ended: Collection[str]
-) -> tuple[str, str]:
+def _why_run(one: Mapping[str, Any], labels: Mapping[str, str], needed: Needed) -> tuple[str, str]:
     """Why the container of a run is not needed, or an empty text; and why it stays all the same."""
     run = labels.get("aml.run", "")
-    # its supervisor discards it, or has just made it for a run that is younger than the list of runs
-    if run in live or _owner(labels) == "alive":
+    if run in needed.live:
         return "", ""
-    if run in ended:
+    if run in needed.ended:
         return f"its run {run} has ended", ""
     why = f"no run {run} is in this history"
     if one["State"] in ("running", "paused", "restarting"):
@@ -151,10 +166,12 @@ def _why_run(
     return why, ""
 
 
-def _why_helper(one: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str, str]:
+def _why_helper(one: Mapping[str, Any], labels: Mapping[str, str], needed: Needed) -> tuple[str, str]:
     role, owner = labels.get("aml.role", "unknown"), _owner(labels)
-    runs = one["State"] in ("running", "paused", "restarting")
-    if owner == "alive" or (not owner and runs):
+    # one that waits outlives its maker
+    if labels.get("aml.slot") in needed.slots:
+        return "", ""
+    if not owner and one["State"] in ("running", "paused", "restarting"):
         return "", ""
     why = f"it was made to {_TASKS.get(role, role)}, and whoever made it is gone"
     if owner == "elsewhere" and time.time() - one["Created"] < STRANGER:

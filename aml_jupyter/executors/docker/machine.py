@@ -1,4 +1,4 @@
-"""What `aml targets test` looks at on a machine reached by ssh, before its engine."""
+"""A machine reached by ssh, beside its engine: what `aml targets test` looks at, and what `sweep` removes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import time
 
 from aml_jupyter.connection import quote
 from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.executors.docker.leftovers import Leftover
 from aml_jupyter.trial import LEAST_HOME, Check, clock, failed, skew, space
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from aml_jupyter.connection import Connection
 
@@ -88,3 +89,55 @@ class Scratch:
 
     def __exit__(self, *_: object) -> None:
         self._connection.run(f"rm -rf {quote(self.path)}", timeout=PATIENCE)
+
+
+def sweep(connection: Connection, ended: Collection[str], days: float, *, dry_run: bool) -> list[Leftover]:
+    """Remove the folders of runs that have ended, and contents that no run has used for some days.
+
+    `ended` are names of containers, by which the folders are called.  Raises TargetUnavailable.
+    """
+    found = [*_folders(connection, ended), *_contents(connection, days)]
+    if dry_run or not found:
+        return found
+    paths = " ".join(quote(one.id) for one in found if one.kind == "folder")
+    answer = connection.run(
+        f"cd {quote(connection.home())}/.azureml || exit; "
+        + (f"chmod -R u+rwX -- {paths} 2>/dev/null; rm -rf -- {paths}; " if paths else "")
+        + f"[ ! -d objects ] || {_unused(days)} -exec rm -f {{}} +",
+        timeout=_LONG,
+    )
+    if answer.code != 0:
+        return [one.replace(kept=answer.complaint) for one in found]
+    return [one.replace(removed=True) for one in found]
+
+
+def _folders(connection: Connection, ended: Collection[str]) -> Iterator[Leftover]:
+    answer = connection.run(f"cd {quote(connection.home())}/.azureml/runs && ls -1", timeout=PATIENCE)
+    names = sorted({*answer.out.decode(errors="replace").split("\n")} & {*ended})
+    for name in names:
+        folder = f"runs/{name}"
+        asked = f"du -sk {quote(connection.home() + '/.azureml/' + folder)}"
+        size = connection.run(asked, timeout=_LONG).out.split()
+        known = int(size[0]) << 10 if size and size[0].isdigit() else None
+        yield Leftover(kind="folder", id=folder, name=name, why="its run has ended", bytes=known)
+
+
+def _contents(connection: Connection, days: float) -> Iterator[Leftover]:
+    answer = connection.run(
+        f"cd {quote(connection.home())}/.azureml/objects && cd .. && {_unused(days)} -exec ls -ln {{}} +",
+        timeout=_LONG,
+    )
+    sizes = [int(line.split()[4]) for line in answer.out.decode(errors="replace").splitlines() if line]
+    if sizes:
+        why = f"no run used them for {days:g} days"
+        yield Leftover(
+            kind="files", id="objects", name=f"{len(sizes)} that were sent", why=why, bytes=sum(sizes)
+        )
+
+
+def _unused(days: float) -> str:
+    return f"find objects -type f -mmin +{int(days * 1440)}"
+
+
+# seconds for what goes through all files
+_LONG = 600.0
