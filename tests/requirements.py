@@ -23,11 +23,15 @@ def missing(name: str, reason: str) -> NoReturn:
 
 
 def need(name: str) -> str:
-    """The path of a program, or skip the test by its name; `root` is user id 0, `pyspark` the package."""
+    """The path of a program, or skip the test by its name; `root` is user id 0, `pyspark` the package,
+    `index` the public package index.
+    """
     if name == "root":
         if os.geteuid() != 0:
             missing(name, "not running as user id 0")
         return ""
+    if name == "index":
+        return _index()
     if name == "pyspark":
         if importlib.util.find_spec(name) is None:
             missing(name, "no such package in this interpreter")
@@ -37,6 +41,17 @@ def need(name: str) -> str:
     if found is None:
         missing(name, "no such program on PATH")
     return str(found)
+
+
+def _index() -> str:
+    from urllib.request import urlopen
+
+    address = "https://pypi.org/simple/"
+    try:
+        urlopen(f"{address}six/", timeout=10).close()
+    except OSError as error:
+        missing("index", f"{address} does not answer: {error}")
+    return address
 
 
 def python_versions() -> dict[str, str]:

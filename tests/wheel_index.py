@@ -1,0 +1,141 @@
+"""A package index and a folder over HTTP on loopback, with a password where one is wanted."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.server
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+USER, PASSWORD = "ann", "pl4nted-word"
+
+
+def wheel(
+    name: str, version: str, requires: Sequence[str] = (), tag: str = "py3-none-any", text: str = ""
+) -> tuple[str, bytes]:
+    """File name and content of a wheel with one module."""
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += "".join(f"Requires-Dist: {one}\n" for one in requires)
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}/__init__.py": text or f"version = {version!r}\n",
+        f"{info}/METADATA": metadata,
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in files) + f"{info}/RECORD,,\n"
+    made = BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for path, content in files.items():
+            archive.writestr(zipfile.ZipInfo(path), content)
+    return f"{name}-{version}-{tag}.whl", made.getvalue()
+
+
+class Index:
+    """An index of wheels, and the files of a folder below `/channel/`; `asked` are the paths that were.
+
+    `hold` keeps back downloads until it is set.
+    """
+
+    def __init__(self, *, password: bool = False, folder: Path | None = None) -> None:
+        self.files: dict[str, bytes] = {}
+        self.password = password
+        self.folder = folder
+        self.asked: list[str] = []
+        self.hold = threading.Event()
+        self.hold.set()
+        self.port = 0
+        self.add("pip", "99.0")
+
+    def add(self, name: str, version: str, requires: Sequence[str] = (), **more: Any) -> None:
+        """Put a wheel into the index."""
+        file, content = wheel(name, version, requires, **more)
+        self.files[file] = content
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The address of the index, with the password where it wants one."""
+        user = f"{USER}:{PASSWORD}@" if self.password else ""
+        return f"http://{user}{self.host}/simple"
+
+    @property
+    def option(self) -> str:
+        return f"--index-url {self.url}"
+
+    def answer(self, path: str) -> bytes | None:
+        """The content of a path, or None where there is nothing."""
+        if path.startswith("/simple/"):
+            name = path.removeprefix("/simple/").strip("/")
+            found = [file for file in self.files if file.split("-")[0].replace("_", "-").lower() == name]
+            links = [
+                f'<a href="/files/{file}#sha256={hashlib.sha256(content).hexdigest()}">{file}</a><br>'
+                for file, content in sorted(self.files.items())
+                if file in found
+            ]
+            return f"<!DOCTYPE html><html><body>{''.join(links)}</body></html>".encode() if found else None
+        if path.startswith("/files/"):
+            self.hold.wait(60)
+            return self.files.get(path.removeprefix("/files/"))
+        if path.startswith("/channel/") and self.folder is not None:
+            file = self.folder / path.removeprefix("/channel/")
+            return file.read_bytes() if file.is_file() else None
+        return None
+
+
+@contextmanager
+def served(index: Index) -> Iterator[Index]:
+    """Serve an index on a port of loopback."""
+    wanted = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            index.asked.append(self.path)
+            path = self.path.partition("?")[0]
+            # a token in the path does for a password
+            with_token = path.startswith(f"/t/{PASSWORD}/")
+            path = path.removeprefix(f"/t/{PASSWORD}") if with_token else path
+            if index.password and not with_token and self.headers.get("Authorization") != wanted:
+                self._send(401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
+                return
+            content = index.answer(path)
+            self._send(404 if content is None else 200, content or b"", {})
+
+        do_HEAD = do_GET  # noqa: N815 - the name that the class looks for
+
+        def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            kind = "text/html" if self.path.startswith("/simple") else "application/octet-stream"
+            for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            try:
+                if self.command == "GET":
+                    self.wfile.write(content)
+            except ConnectionError:
+                pass  # whoever asked was killed, or has seen enough
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        index.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield index
+        finally:
+            index.hold.set()
+            server.shutdown()
+            thread.join()
