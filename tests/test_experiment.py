@@ -127,7 +127,7 @@ def test_waiting_has_an_end_and_the_run_has_another(project: Path) -> None:
 
 
 def test_a_run_canceled_before_it_began_was_never_started(project: Path) -> None:
-    directory = experiment._write(experiment.plan(Request(script="code/script.py")))
+    directory = experiment.write(experiment.plan(Request(script="code/script.py")))
     runs.request_cancel(directory)
     # nobody supervises it, and its submit is a minute old
     os.utime(directory.run_json, (0, 0))

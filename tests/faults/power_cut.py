@@ -45,7 +45,7 @@ def write(project: str) -> None:
         number += 1
         with open("data.txt", "w") as file:
             file.write(f"{os.getpid()} {number} " * 100)
-        directory = experiment._write(experiment.plan(Request(script="script.py"), find_project()))
+        directory = experiment.write(experiment.plan(Request(script="script.py"), find_project()))
         say("submitted", directory.run_id, str(number))
         if number % 2:
             supervise(directory.path, {})

@@ -78,7 +78,7 @@ def test_X2_N16_Z5_fifty_secrets_reach_the_script_and_are_written_nowhere(
 
 def test_N16_a_run_that_lost_its_secrets_says_what_it_needs_and_gets_it(project: Path, home: str) -> None:
     (project / "script.py").write_text("import os; print(os.environ['TOKEN'])")
-    directory = experiment._write(
+    directory = experiment.write(
         experiment.plan(Request(script="script.py", secrets={"TOKEN": "hush-hush"}))
     )
     # its supervisor died before it began
@@ -379,7 +379,7 @@ def test_gc_never_takes_the_snapshot_of_a_submit_in_progress(project: Path, home
     experiment.wait(experiment.submit(Request(script="hello.py")))
     (project / "hello.py").write_text("print('new')")
     # a submit that was stopped between the last file it wrote and its record
-    directory = experiment._write(experiment.plan(Request(script="hello.py")))
+    directory = experiment.write(experiment.plan(Request(script="hello.py")))
     record = Path(directory.run_json).read_bytes()
     os.unlink(directory.run_json)
     snapshot = runs.record.Record.from_json(json.loads(record)).snapshot_id

@@ -23,7 +23,7 @@ from tests.requirements import need
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-PACKAGE_PARENT = str(Path(experiment.__file__).parent.parent)
+PACKAGE_PARENT = str(Path(experiment.__file__).parents[2])
 CALLS = (
     "rename",
     "renameat",
@@ -83,7 +83,7 @@ def project(tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def prepared_run() -> RunDirectory:
     """A run that is written and that nobody supervises yet."""
-    return experiment._write(experiment.plan(Request(script="script.py"), find_project()))
+    return experiment.write(experiment.plan(Request(script="script.py"), find_project()))
 
 
 def supervise_command(directory: RunDirectory) -> list[str]:

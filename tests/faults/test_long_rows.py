@@ -87,7 +87,7 @@ def test_X5_a_supervised_run_leaves_no_descriptor_open(project: Path, home: str)
         "os.symlink('1/x', 'outputs/link'); os.mkfifo('outputs/fifo'); open('lost', 'w')\n"
     )
     before = open_files()
-    directory = experiment._write(experiment.plan(Request(script="script.py")))
+    directory = experiment.write(experiment.plan(Request(script="script.py")))
     assert supervise(directory.path, {})
     record = runs.load_record(directory)
     assert (record.status, record.artifacts, record.not_kept) == ("Completed", 101, ("lost",))

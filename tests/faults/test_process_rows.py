@@ -125,7 +125,7 @@ def test_L4_a_run_whose_request_is_gone_before_its_start_says_how_to_have_it_aga
     project.mkdir()
     (project / "script.py").write_text("print('again')")
     monkeypatch.chdir(project)
-    directory = experiment._write(experiment.plan(Request(script="script.py")))
+    directory = experiment.write(experiment.plan(Request(script="script.py")))
     os.truncate(directory.job + "/request.json", 0)
     os.utime(directory.run_json, (1, 1))  # long ago: nobody is about to start it
     record = experiment.wait(directory, 30)

@@ -83,7 +83,7 @@ def test_S12_a_copy_that_does_not_fit_ends_the_run_and_gives_its_space_back(
 def test_a_handle_that_cannot_be_written_ends_nothing(project: Path) -> None:
     source = "import time; time.sleep(0.3); open('outputs/late', 'w').write('kept')"
     (project / "script.py").write_text(source)
-    directory = experiment._write(experiment.plan(Request(script="script.py")))
+    directory = experiment.write(experiment.plan(Request(script="script.py")))
     # the place of handle.json is taken by a folder that cannot be replaced by a file
     os.makedirs(directory.handle_json + "/taken")
     Starter().go(directory.path, {})

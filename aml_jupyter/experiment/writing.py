@@ -1,0 +1,202 @@
+"""Writes a run directory: the snapshot, the job folder, the record."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from aml_jupyter import demands, installation, runs
+from aml_jupyter.config import aml_home
+from aml_jupyter.confined import write_atomic
+from aml_jupyter.starting import umask
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from aml_jupyter.experiment.request import Plan
+    from aml_jupyter.runs import Record, RunDirectory
+    from aml_jupyter.snapshot import Snapshot
+
+
+def _take_snapshot(planned: Plan, store: Any) -> Snapshot:
+    from aml_jupyter.snapshot import Rules, Snapshot
+
+    if planned.source_run:
+        source = runs.read_record(planned.source_run)
+        return Snapshot(
+            id=source.snapshot_id, files=source.snapshot_files, bytes=source.snapshot_bytes, warnings=()
+        )
+    rules = planned.request.rules or Rules()
+    notebook = planned.request.notebook
+    if notebook and notebook not in rules.include:
+        rules = rules.replace(leave_out=(*rules.leave_out, notebook))
+    taken: Snapshot = store.take(planned.project.root, rules)
+    return taken
+
+
+def write(planned: Plan) -> RunDirectory:
+    """The whole run directory; it becomes a run with the rename of `run.json`, the last thing written."""
+    from aml_jupyter.snapshot import Store
+
+    request, project, home = planned.request, planned.project, aml_home()
+    began = time.monotonic()
+    store = Store(home + "/snapshots")
+    snapshot = _take_snapshot(planned, store)
+    spent = round(time.monotonic() - began, 6)
+    directory = runs.create(home, project)
+    try:
+        _write_job(planned, directory, snapshot, home)
+        share_warnings = _create_share(planned)
+        record = _record(planned, directory, snapshot, snapshot_seconds=spent, share_warnings=share_warnings)
+        if request.name or request.tags or request.message:
+            runs.set_labels(directory, name=request.name, tags=request.tags, note=request.message)
+        runs.write_record(directory, record)
+    except BaseException:
+        runs.discard(directory)
+        raise
+    return directory
+
+
+def _create_share(planned: Plan) -> tuple[str, ...]:
+    """The shared folder exists before the script starts: scripts open files in it at once."""
+    if planned.share is None or not planned.share.local:
+        return ()
+    from aml_jupyter import share
+
+    return share.create(planned.share)
+
+
+def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home: str) -> None:
+    request = planned.request
+    os.makedirs(directory.job, mode=0o700, exist_ok=True)
+    installation.place(home, directory.job)
+    command = planned.command
+    if request.cell is not None:
+        from aml_jupyter.cell import write_cell
+
+        python, arrow = _receiver(planned.python) if request.inputs else ("", False)
+        write_cell(
+            directory.job,
+            request.cell,
+            request.inputs,
+            request.outputs,
+            request.params,
+            python=python,
+            arrow=arrow,
+        )
+        # what a person typed is kept nowhere else: it is there after a power cut, as the record is
+        fd = os.open(directory.job + "/cell.py", os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        runtime = demands.runtime_folder(planned.target.kind, directory.path)
+        command = (command[0], runtime + "/run_cell.py", *command[1:])
+    if planned.spark and planned.spark.properties:
+        write_atomic(directory.job + "/spark.properties", planned.spark.properties)
+    environment = dict(planned.configuration.environment_variables)
+    if planned.share:
+        from aml_jupyter.share import VARIABLE
+
+        environment[VARIABLE] = planned.share.variable
+    runs.write_json(
+        directory.job + "/request.json",
+        {
+            "format": 1,
+            "run_id": directory.run_id,
+            "kind": planned.target.kind,
+            "python": planned.python,
+            "command": list(command),
+            "cwd": os.path.normpath(
+                os.path.join(demands.work_folder(planned.target.kind, directory.path), request.workdir or ".")
+            ),
+            "environment": environment,
+            "timeout": request.timeout,
+            "grace": 10.0,
+            "log_limit": 1 << 30,
+            "umask": umask(),
+            "cell": request.cell is not None,
+            "snapshots": home + "/snapshots",
+            "snapshot_id": snapshot.id,
+            "share": planned.share.path if planned.share else None,
+            "spark": planned.spark.settings if planned.spark else None,
+            "target": demands.of_target(planned.project, planned.target, request.resources),
+            "resources": dict(request.resources),
+            "dependencies": planned.dependencies,
+        },
+    )
+
+
+def _receiver(python: str) -> tuple[str, bool]:
+    """Minor version of the interpreter that values are sent to, and whether it reads Arrow."""
+    from aml_jupyter.packages import installed, version
+
+    return ".".join(version(python).split(".")[:2]), "pyarrow" in installed(python)
+
+
+def _record(
+    planned: Plan,
+    directory: RunDirectory,
+    snapshot: Snapshot,
+    *,
+    snapshot_seconds: float,
+    share_warnings: tuple[str, ...],
+) -> Record:
+    request, project = planned.request, planned.project
+    script = None if request.cell is not None else planned.command[1]
+    return runs.new_record(
+        directory,
+        project,
+        target=planned.target.name,
+        kind=planned.target.kind,
+        run_configuration=planned.configuration.name,
+        framework=planned.framework,
+        script_name=script or "<cell>",
+        arguments=planned.command[1:] if request.cell is not None else planned.command[2:],
+        cell_sha256=_sha256(request.cell) if request.cell is not None else None,
+        notebook=request.notebook,
+        cell_id=request.cell_id,
+        params=dict(request.params),
+        environment_names=tuple(sorted(planned.configuration.environment_variables)),
+        environment_secret=tuple(sorted({**request.environment, **request.secrets})),
+        interpreter=planned.python,
+        snapshot_id=snapshot.id,
+        snapshot_files=snapshot.files,
+        snapshot_bytes=snapshot.bytes,
+        git=_git(planned, directory),
+        share=planned.share.path if planned.share else None,
+        warnings=(*planned.warnings, *snapshot.warnings, *share_warnings),
+        phases={"snapshot": snapshot_seconds},
+        parent_run_id=request.parent_run_id,
+        experiment_id=request.experiment_id or project.name,
+        supervisor={"executable": sys.executable, "sys_path": [p for p in sys.path if p]},
+    )
+
+
+def _git(planned: Plan, directory: RunDirectory) -> Mapping[str, Any] | None:
+    """Where the checkout stands, and the hash of its uncommitted changes, which are kept as `git.diff`."""
+    if planned.source_run:
+        return runs.load_record(planned.source_run).git
+    if not os.path.exists(planned.project.root + "/.git"):
+        return None
+    from aml_jupyter.snapshot import git_state
+
+    state = git_state(planned.project.root)
+    if state is None:
+        return None
+    if state.diff:
+        write_atomic(directory.git_diff, state.diff, sync=False)
+    return {
+        "commit": state.commit,
+        "branch": state.branch,
+        "dirty": state.dirty,
+        "diff_sha256": _sha256(state.diff) if state.diff else None,
+        "withheld": state.withheld,
+    }
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
