@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 ENGINE_RESTARTED = "run.engine_restarted"
 # seconds that an engine's clock may write an event before or after the state it belongs to
 SLACK = 2.0
-STOPPING = 0.5
+# within which an engine notices the end of a container, and within which one that stops ceases to answer
+NOTICE, STOPPING = 5.0, 0.5
 STOPPED = (
     "the Docker engine was stopped or restarted, and ended the container"
     " (with live-restore in its daemon.json, containers survive that)"
@@ -29,7 +30,7 @@ STOPPED = (
 def why_gone(engine: Engine, handle: Handle) -> Gone:
     """The evidence for a container whose process is gone and which has left no ending."""
     try:
-        found = engine.container(handle["container"]) if handle["container"] else None
+        found = _settled(engine, handle["container"]) if handle["container"] else None
         if found is None:
             return Gone(evidence="the container was removed while it ran")
         return _ended(engine, handle, found["State"])
@@ -40,9 +41,21 @@ def why_gone(engine: Engine, handle: Handle) -> Gone:
         )
 
 
+def _settled(engine: Engine, container: str) -> Mapping[str, Any] | None:
+    """A container as its engine knows it, when the engine has noticed that its process is gone."""
+    due = time.monotonic() + NOTICE
+    while (found := engine.container(container)) is not None and time.monotonic() < due:
+        if found["State"]["Status"] in ("exited", "dead", "created"):
+            break
+        time.sleep(0.1)
+    return found
+
+
 def _ended(engine: Engine, handle: Handle, state: Mapping[str, Any]) -> Gone:
     if state.get("OOMKilled"):
         return Gone(evidence="the container was ended for lack of memory", reason="run.oom")
+    if state["Status"] not in ("exited", "dead"):
+        return Gone(evidence="the container's process is gone, and its engine has not noticed")
     if engine_restarted(engine, handle["container"], state):
         return Gone(evidence=STOPPED, reason=ENGINE_RESTARTED)
     code = state.get("ExitCode")
@@ -59,7 +72,7 @@ def engine_ended_it(connect: Callable[[], Engine], handle: Handle) -> Gone | Non
         try:
             engine = connect()
             found = engine.container(handle["container"]) if handle["container"] else None
-            if found is not None and engine_restarted(engine, handle["container"], found["State"]):
+            if found is not None and not found["State"]["Running"] and engine_restarted(engine, handle["container"], found["State"]):
                 return Gone(evidence=STOPPED, reason=ENGINE_RESTARTED)
         except TargetUnavailable as error:
             if error.code != "engine.unavailable":
