@@ -196,7 +196,7 @@ def test_targets_and_run_configurations_are_written_listed_and_removed(project: 
     (created,) = data("runconfiguration", "create", "fast", "-t", "local", "--set", "Framework=Python")
     assert os.path.basename(created) == "fast.runconfig"
     assert {one["name"]: one["target"] for one in data("runconfiguration", "list")} == {
-        "fast": "local", "local": "local", "old": "old",
+        "docker": "docker", "fast": "local", "local": "local", "old": "old",
     }  # fmt: skip
     assert aml("run", "fast", "script.py").returncode == 0
     (project / "aml_config/broken.compute").write_text("type: [\n")
