@@ -72,7 +72,11 @@ def engine_ended_it(connect: Callable[[], Engine], handle: Handle) -> Gone | Non
         try:
             engine = connect()
             found = engine.container(handle["container"]) if handle["container"] else None
-            if found is not None and not found["State"]["Running"] and engine_restarted(engine, handle["container"], found["State"]):
+            if (
+                found is not None
+                and not found["State"]["Running"]
+                and engine_restarted(engine, handle["container"], found["State"])
+            ):
                 return Gone(evidence=STOPPED, reason=ENGINE_RESTARTED)
         except TargetUnavailable as error:
             if error.code != "engine.unavailable":
