@@ -53,6 +53,7 @@ def private_engine(
     if not own.answers():
         own.kill()
         own.start()
+    own.load_base()
     left = engines.leftovers(own, engines.HOMES[max(0, before - 1) :])
     own.remove_containers()
     assert not left

@@ -178,7 +178,7 @@ def left_in_shared_engines() -> list[str]:
     return [line for engine in _USED for line in leftovers(engine, HOMES)]
 
 
-def leftovers(engine: Engine, homes: list[str], seconds: float = 10) -> list[str]:
+def leftovers(engine: Engine, homes: list[str], seconds: float = 20) -> list[str]:
     """Containers, volumes and images that runs of these homes left; what is being removed has some time."""
     due = time.monotonic() + seconds
     while (found := _made_by(engine, homes)) and time.monotonic() < due:
@@ -352,7 +352,8 @@ class PrivateEngine(Engine):
 
     def container_processes(self) -> list[int]:
         """Pids of all that runs in its containers."""
-        return [pid for pid in _pids() if self._control_group.encode() in _read(f"/proc/{pid}/cgroup")]
+        mark = self._control_group.encode()
+        return [pid for pid in _pids() if mark in _read(f"/proc/{pid}/cgroup") and not _gone(pid)]
 
     def remove(self) -> None:
         """End all of it and leave nothing behind; may be repeated."""
