@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from aml_jupyter.environment.lock import Lock
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "conda_worker.py")
+# of each file that does not come
+RETRIES = 2
 INSTALL = "python -m pip install 'aml_jupyter[conda]'"
 
 # what every machine of a platform is taken to have; a lock is for the target, not for the machine that solves
@@ -178,7 +180,7 @@ def _work(asked: dict[str, Any], credentials: Mapping[str, str], tell: Callable[
         "sys_path": [entry for entry in sys.path if entry],
         "cache": f"{aml_home()}/cache/conda",
         "headers": _headers(credentials),
-        "retries": 2,
+        "retries": RETRIES,
     }
     process = subprocess.Popen(
         [sys.executable, "-S", "-E", "-s", "-P", WORKER],

@@ -91,6 +91,8 @@ async def _install(asked: dict[str, Any]) -> dict[str, Any]:
     from rattler.exceptions import InstallerError, IoError, LinkError, TransactionError
 
     records = [_record(document) for document in asked["records"]]
+    if wrong := [text for document in asked["records"] if (text := _mismatch(document))]:
+        return {"error": {"kind": "mismatch", "text": "; ".join(wrong)}}
     try:
         await rattler.install(
             records,
@@ -126,6 +128,23 @@ def _reporter() -> Any:
             return cache_entry
 
     return Reporter()  # type: ignore[abstract]  # its methods do nothing, which mypy takes for abstract
+
+
+def _mismatch(document: dict[str, Any]) -> str:
+    """What is wrong with a package of a channel on disk, whose hashes rattler does not look at."""
+    import hashlib
+    from urllib.parse import unquote, urlsplit
+
+    address = urlsplit(document["url"])
+    if address.scheme != "file" or not document.get("sha256"):
+        return ""
+    try:
+        with open(unquote(address.path), "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"{document['fn']}: {error.strerror}"
+    wanted = document["sha256"]
+    return "" if found == wanted else f"{document['fn']} has the hash {found}, the lock says {wanted}"
 
 
 def _record(document: dict[str, Any]) -> Any:
