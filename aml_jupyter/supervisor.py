@@ -4,6 +4,7 @@ Started by file path as `python -S -E -s supervisor.py`, before the run exists, 
 with the snapshot.  It waits on standard input for one line of JSON,
 `{"directory": ..., "environment": {...}, "secrets": {...}}`: the run directory, the environment of the run,
 and variables that may not be written anywhere.  End of input without a line: nothing was submitted.
+Lines `{"expect": KIND}` before it say what kind of target it will be.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import fcntl
 from aml_jupyter import plainjson, processes, runs
 from aml_jupyter.confined import read_bounded
 from aml_jupyter.errors import AmlError, ConfinedError, TargetUnavailable
-from aml_jupyter.executors import executor_for
+from aml_jupyter.executors import executor_for, load
 from aml_jupyter.job import TERMINAL, Exit, Gone, Job, Unreachable
 
 TYPE_CHECKING = False
@@ -51,25 +52,30 @@ def main() -> None:
     """Wait for a run, see it through."""
     os.umask(0o077)
     _get_ready()
-    message = _read_order()
-    if not message.endswith(b"\n"):
+    order = _read_order()
+    if order is None:
         return
-    order = plainjson.loads(message)
     os.chdir("/")
     os.environ.clear()
     os.environ.update(order["environment"])
     supervise(order["directory"], order["secrets"])
 
 
-def _read_order() -> bytes:
-    """The line on descriptor 0, read as it is: a fork of a command may have no standard input object."""
-    parts: list[bytes] = []
-    while not parts or not parts[-1].endswith(b"\n"):
-        part = os.read(0, 1 << 16)
-        if not part:
-            break
-        parts.append(part)
-    return b"".join(parts)
+def _read_order() -> dict[str, Any] | None:
+    """What descriptor 0 says, read as it is: a fork of a command may have no standard input object."""
+    data = b""
+    while True:
+        line, newline, rest = data.partition(b"\n")
+        if newline:
+            order: dict[str, Any] = plainjson.loads(line)
+            if "expect" not in order:
+                return order
+            load(order["expect"])
+            data = rest
+        elif part := os.read(0, 1 << 16):
+            data += part
+        else:
+            return None
 
 
 def _get_ready() -> None:
@@ -151,7 +157,8 @@ class _Supervision:
     def _fail(self, error: Exception) -> None:
         """What can still be said: an ending when the job has one or never began, else that nobody watches."""
         known = error.as_json() if isinstance(error, AmlError) else _defect(self.directory.control_log)
-        self._log(str(error) if isinstance(error, AmlError) else _traceback())
+        if not isinstance(error, AmlError):
+            self._log(_traceback())
         try:
             ending = _load(self.directory.exit_json)
             if ending is not None:
@@ -159,6 +166,7 @@ class _Supervision:
             elif self._may_run(error):
                 # the job may still run: only its own record or its absence can end it
                 self._state("NotResponding", known["code"])
+                self._log(str(error))
             else:
                 self._write("Failed", known["code"], error=known)
         # the last thing there is to do: the run can be resumed, and the log says why it has to be
@@ -201,9 +209,10 @@ class _Supervision:
 
     def _missing_secrets(self) -> str:
         """Names of variables that a run which has not started needs and this supervisor was not given."""
-        if self._cancel_request() or self.executor.find(self.job):
+        missing = ", ".join(name for name in self.record.environment_secret if name not in self.secrets)
+        if missing and (self._cancel_request() or self.executor.find(self.job)):
             return ""
-        return ", ".join(name for name in self.record.environment_secret if name not in self.secrets)
+        return missing
 
     def _start(self) -> Handle | None:
         if self.request is None:
@@ -329,6 +338,11 @@ class _Supervision:
             return "the run left no ending"
         if exit_.timeout:
             return f"it was ended after its limit of {self.job.timeout:g} s"
+        if exit_.oom and exit_.signal == SIGKILL:
+            limit = self.job.resources.get("memory")
+            return "ended for lack of memory" + (
+                f": its limit is {limit / 2**20:.0f} MiB (-m)" if limit else ""
+            )
         if exit_.signal is not None:
             return f"ended by signal {exit_.signal}{_signal_name(exit_.signal)}"
         return f"exit code {exit_.exit_code}"

@@ -137,6 +137,8 @@ def tell_ending(record: Record, screen: Screen, told: tuple[str, ...] = ()) -> N
     if record.status != "Completed":
         error = record.error or {}
         screen.remark(f"aml: {record.run_id} {record.status}: {error.get('message') or record.reason}")
+        if record.start_time_utc is None and (hint := error.get("hint")):  # it has no output to look at
+            screen.remark(hint)
     tell_warnings(record, screen, told)
     if record.not_kept:
         count = max(record.not_kept_count, len(record.not_kept))
