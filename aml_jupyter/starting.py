@@ -32,6 +32,7 @@ class Starter:
 
     def __init__(self, python: str = "") -> None:
         self._python = python or sys.executable
+        self.kind = ""
         read, self._write = os.pipe()
         try:
             self._pid = self._start(read)
@@ -50,6 +51,16 @@ class Starter:
             ],
             setsid=True,
         )
+
+    def expect(self, kind: str) -> None:
+        """Say what kind of target the run is for: what such a run needs is loaded while it is written."""
+        if kind == self.kind:
+            return
+        self.kind = kind
+        try:
+            _write_all(self._write, plainjson.dumps({"expect": kind}).encode() + b"\n")
+        except BrokenPipeError:  # told when it is to go
+            return
 
     def go(self, directory: str, secrets: Mapping[str, str]) -> None:
         """Tell the run directory, with this process's environment as it is now and `secrets` on top of it.
@@ -132,16 +143,20 @@ class Standby:
 
     def __init__(self) -> None:
         self._ready: Starter | None = None
+        self._last: Starter | None = None
 
     def take(self) -> Starter:
         """The one that is ready, or a new one."""
         starter, self._ready = self._ready, None
-        return starter or Starter()
+        self._last = starter or Starter()
+        return self._last
 
     def refill(self) -> None:
-        """Start the next one."""
+        """Start the next one, for a run of the kind of the last one."""
         if self._ready is None:
             self._ready = Starter()
+            if self._last and self._last.kind:
+                self._ready.expect(self._last.kind)
 
     def close(self) -> None:
         """Let go of the one that is ready."""

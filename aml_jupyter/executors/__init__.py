@@ -85,6 +85,13 @@ def _docker() -> Executor:
 KINDS: dict[str, Callable[[], Executor]] = {"local": _local, "docker": _docker, "remotedocker": _docker}
 
 
+def load(kind: str) -> None:
+    """Import what most runs of a kind need, so that it is there when the run is."""
+    if kind in ("docker", "remotedocker"):
+        from aml_jupyter import packages, working_copy  # noqa: F401
+        from aml_jupyter.executors.docker import engine, environments, images  # noqa: F401
+
+
 def executor_for(kind: str) -> Executor:
     """The executor of a kind of target.  Raises ConfigError for a kind this version cannot run."""
     try:

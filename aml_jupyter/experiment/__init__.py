@@ -80,7 +80,9 @@ def submit_together(
     directories: list[RunDirectory] = []
     try:
         # their interpreters start while the snapshot is taken; those that did are let go if one cannot
-        starters.extend(start() for _ in planned)
+        for one in planned:
+            starters.append(start())
+            starters[-1].expect(one.target.kind)
         for one in planned:
             directories.append(write(one.replace(source_run=directories[0]) if directories else one))
         before(directories)

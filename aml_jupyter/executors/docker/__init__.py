@@ -17,7 +17,7 @@ import time
 from aml_jupyter import plainjson, processes
 from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, TargetUnavailable
-from aml_jupyter.executors.docker import containers, users, warm
+from aml_jupyter.executors.docker import containers, warm
 from aml_jupyter.executors.docker.engine import EngineRefused
 from aml_jupyter.executors.docker.here import Here
 from aml_jupyter.job import Alive, Gone, Unreachable
@@ -76,7 +76,7 @@ class DockerExecutor:
         facts = self.make_environment(job, tell)
         write_atomic(_prepared(job), plainjson.dumps(facts).encode(), sync=False)
         place = _place(job)
-        if not warm.expected(place, job, facts, tell):
+        if not warm.expected(place, job, tell):
             place.lay_out(job, tell)
 
     def environment(self, job: Job) -> dict[str, Any]:
@@ -122,6 +122,8 @@ class DockerExecutor:
         try:
             container = engine.create(name, body)
             if job.spark:
+                from aml_jupyter.executors.docker import users
+
                 users.make_known(engine, container, place.user())
             if not job.target.get("shared_volumes") and not place.has_started(job):
                 from aml_jupyter.executors.docker.copying import copy_in

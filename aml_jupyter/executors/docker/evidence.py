@@ -32,13 +32,32 @@ def why_gone(engine: Engine, handle: Handle) -> Gone:
     try:
         found = _settled(engine, handle["container"]) if handle["container"] else None
         if found is None:
-            return Gone(evidence="the container was removed while it ran")
+            return _removed(engine, handle)
         return _ended(engine, handle, found["State"])
     except TargetUnavailable as error:
         return Gone(
             evidence=f"the container's process is gone and {error.message}: the engine ended it",
             reason=ENGINE_RESTARTED,
         )
+
+
+def _removed(engine: Engine, handle: Handle) -> Gone:
+    """The evidence for a container that its engine does not know: it removes those that waited for a run."""
+    if not handle.get("waited"):
+        return Gone(evidence="the container was removed while it ran")
+    events = _events_of(engine, handle["container"])
+    if any(event.get("status") == "oom" for event in events):
+        return Gone(evidence="the container was ended for lack of memory", reason="run.oom")
+    ends = [event for event in events if event.get("status") == "die"]
+    if not ends:
+        return Gone(evidence=STOPPED, reason=ENGINE_RESTARTED)
+    code = ends[-1].get("Actor", {}).get("Attributes", {}).get("exitCode")
+    return Gone(evidence=f"the container was ended from outside: exit code {code}")
+
+
+def _events_of(engine: Engine, container: str) -> list[dict[str, Any]]:
+    """What an engine remembers of a container; nothing when its process is a later one."""
+    return [event for event in engine.events(1.0, time.time() + SLACK) if event.get("id") == container]
 
 
 def _settled(engine: Engine, container: str) -> Mapping[str, Any] | None:
@@ -72,6 +91,8 @@ def engine_ended_it(connect: Callable[[], Engine], handle: Handle) -> Gone | Non
         try:
             engine = connect()
             found = engine.container(handle["container"]) if handle["container"] else None
+            if found is None and handle.get("waited") and not _events_of(engine, handle["container"]):
+                return Gone(evidence=STOPPED, reason=ENGINE_RESTARTED)
             if (
                 found is not None
                 and not found["State"]["Running"]

@@ -353,24 +353,23 @@ def waiting() -> set[str]:
 # --- a run --------------------------------------------------------------------------------------------------
 
 
-def expected(place: Place, job: Job, facts: Mapping[str, Any], tell: Tell) -> bool:
-    """Whether a container waits that a job could take; says why not where its target is kept warm."""
+def expected(place: Place, job: Job, tell: Tell) -> bool:
+    """Whether a container waits that a job may be able to take: its working copy is then made by `start`."""
     if os.path.isdir(job.directory + TAKEN):
         return True
     if not place.local or not job.target.get("shared_volumes") or (folder := _folder_of(job)) is None:
         return False
-    slot = _slot(f"{folder}/{SLOT}")
-    why = "there is none yet" if slot is None else _misfit(slot, place, job, facts)
-    if why:
-        tell(f"no container waits for this run: {why}")
-    return not why
+    waits = os.path.isdir(f"{folder}/{SLOT}")
+    if not waits:
+        tell("no container waits for this run: a new one")
+    return waits
 
 
 def _misfit(slot: Slot, place: Place, job: Job, facts: Mapping[str, Any]) -> str:
     """Why a slot is not for a job, or an empty text."""
     body = containers.body(job, place.places(job), facts, user=place.user(), stdin=True)
     if slot.key != _key(place.engine(), body, job):
-        return "the one that does was made with another image, runtime, share or other limits"
+        return "it was made with another image, runtime or share, or with other limits"
     if time.time() > slot.until - LEAST:
         return "its idle limit has passed"
     return "" if _lives(slot) else "it is gone"
@@ -396,7 +395,7 @@ def start(place: Place, job: Job, facts: Mapping[str, Any], secrets: Mapping[str
         except AmlError:  # then it leaves by itself
             pass
         raise
-    _give_up(job, "the container that waited did not take this run: an ordinary start")
+    _give_up(job, "the container that waited did not take this run: a new one")
     return None
 
 
@@ -405,6 +404,11 @@ def _claim(place: Place, job: Job, facts: Mapping[str, Any]) -> bool:
     folder = None if os.path.isdir(job.work) or place.has_started(job) else _folder_of(job)
     if folder is None:
         return False
+    seen = _slot(f"{folder}/{SLOT}")
+    if seen is None or (why := _misfit(seen, place, job, facts)):
+        if seen is not None:
+            _note(job, f"the container that waits cannot take this run: {why}; a new one")
+        return False
     try:
         os.rename(f"{folder}/{SLOT}", job.directory + TAKEN)
     except OSError as error:
@@ -412,10 +416,10 @@ def _claim(place: Place, job: Job, facts: Mapping[str, Any]) -> bool:
         if error.errno not in (errno.ENOENT, errno.EXDEV):
             raise
         return False
-    slot = _slot(job.directory + TAKEN)  # it may be a later one than that which was looked at
-    if slot is not None and not _misfit(slot, place, job, facts):
+    slot = _slot(job.directory + TAKEN)
+    if slot is not None and (slot.mark == seen.mark or not _misfit(slot, place, job, facts)):
         return True
-    _give_up(job, "the container that waited is not for this run: an ordinary start")
+    _give_up(job, "the container that waited has made room for another kind: a new one")
     return False
 
 
