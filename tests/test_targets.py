@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 import sys
@@ -374,8 +375,9 @@ REMOTE = "type: remotedocker\naddress: 127.0.0.1:{port}\nusername: {user}\nshare
 
 
 @pytest.fixture
-def sshd() -> Iterator[Sshd]:
-    with Sshd() as server:
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    (tmp_path / "login").mkdir()
+    with Sshd(SetEnv=f"HOME={tmp_path}/login") as server:
         yield server
 
 
@@ -386,10 +388,34 @@ def told(checks: Iterable[trial.Check]) -> dict[str, bool | None]:
 def test_a_machine_is_looked_at_step_by_step(sshd: Sshd, tmp_path: Path) -> None:
     share = tmp_path / "share"
     found = told(machine.machine(sshd.connect(tmp_path / "c"), str(share)))
-    assert list(found) == ["host key", "login", "home there", "disk there", "share there", "clock"]
+    assert list(found) == ["host key", "login", "home there", "disk there", "share there", "clock there"]
     assert all(found.values())
     assert share.is_dir()
     assert list(share.iterdir()) == []
+
+
+def test_a_remote_target_is_looked_at_from_the_machine_to_the_container(
+    project: Path, docker: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    # the home of the login is the test's own
+    with Sshd(SetEnv=f"HOME={there}") as sshd:
+        monkeypatch.setenv("AML_SSH_OPTIONS", " ".join(sshd.options))
+        (project / "aml_config" / "box.compute").write_text(
+            REMOTE.format(port=sshd.port, user=getpass.getuser())
+            + f"privateKey: {sshd.user_key}\ndockerHost: {docker.host}\nbaseDockerImage: {BASE_IMAGE}\n"
+            "nativeSharedDirectory: ~/.azureml/share/\n"
+        )
+        found = checks("box")
+        assert list(found) == [
+            *("AML_HOME", "host key", "login", "home there", "disk there", "share there", "clock there"),
+            *("engine", "image", "python", "job folder", "share", "disk of the engine", "clock"),
+        ]
+        assert all(ok for ok, _, _ in found.values())
+        assert found["share"][1].startswith(f"{there}/.azureml/share/local/default/iris")
+        assert data("targets", "sweep", "box") == []
+    assert not [name for name in os.listdir(there / ".azureml") if name.startswith("trial-")]
 
 
 def test_the_step_that_fails_on_a_machine_is_named(sshd: Sshd, tmp_path: Path) -> None:
@@ -471,12 +497,9 @@ def test_a_machine_whose_key_is_not_known_fails_its_test_with_the_command_to_run
     assert "aml targets trust box" in found["host key"][2]
 
 
-def test_what_runs_left_on_a_machine_is_removed_there(
-    sshd: Sshd, tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_runs_left_on_a_machine_is_removed_there(sshd: Sshd, tmp_path: Path) -> None:
     connection = sshd.connect(tmp_path / "c")
-    there = tmp_path / "there"
-    monkeypatch.setattr(connection, "home", lambda: str(there))
+    there = tmp_path / "login"
     for name in ("runs/aml-r_1-aa/job", "runs/aml-r_2-bb/job", "objects/ab", "objects/cd"):
         (there / ".azureml" / name).mkdir(parents=True)
     old, new = there / ".azureml/objects/ab/abc", there / ".azureml/objects/cd/cde"

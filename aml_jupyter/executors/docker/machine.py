@@ -62,7 +62,9 @@ def machine(connection: Connection, share: str | None) -> Iterator[Check]:
     if share:
         yield _written("share there", share, said.get("share") == "yes")
     if said.get("clock", "").isdigit():
-        yield clock(skew(int(said["clock"]), before, after), f"the clock of {address}")
+        yield clock(skew(int(said["clock"]), before, after), f"the clock of {address}").replace(
+            name="clock there"
+        )
 
 
 def _written(name: str, folder: str, fine: bool) -> Check:
