@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,7 +25,7 @@ def missing(name: str, reason: str) -> NoReturn:
 
 def need(name: str) -> str:
     """The path of a program, or skip the test by its name; `root` is user id 0, `pyspark` the package,
-    `index` the public package index.
+    `index` the package index that uv and pip use here.
     """
     if name == "root":
         if os.geteuid() != 0:
@@ -44,14 +45,13 @@ def need(name: str) -> str:
 
 
 def _index() -> str:
-    from urllib.request import urlopen
+    from aml_jupyter.environment.pip_packages import find_uv
 
-    address = "https://pypi.org/simple/"
-    try:
-        urlopen(f"{address}six/", timeout=10).close()
-    except OSError as error:
-        missing("index", f"{address} does not answer: {error}")
-    return address
+    asked = [find_uv(), "pip", "compile", "-", "--quiet", "--no-deps", "--no-cache"]
+    answer = subprocess.run(asked, input=b"six", capture_output=True, check=False)
+    if answer.returncode != 0:
+        missing("index", answer.stderr.decode(errors="replace"))
+    return ""
 
 
 def python_versions() -> dict[str, str]:

@@ -118,6 +118,13 @@ def test_the_runtime_is_started_with_the_standard_library_alone() -> None:
 PLAIN_ACCESS = {
     "cell.py": ({"open"}, "writes into a job folder that it is the first to fill"),
     "cli.py": ({"open"}, "standard streams that are missing"),
+    "connection/trust.py": ({"open"}, "the user's own known_hosts, which is theirs to link"),
+    "environment/conda_worker.py": ({"open", "pathlib"}, "a channel's file, and rattler's own cache"),
+    "environment/pip_packages.py": ({"open"}, "what uv wrote into a temporary folder of ours"),
+    "executors/docker/engine.py": ({"open"}, "docker's own configuration"),
+    "executors/docker/here.py": ({"open"}, "/proc"),
+    "executors/docker/indexes.py": ({"open"}, "uv's and pip's configuration, and the user's certificates"),
+    "executors/docker/packing.py": ({"open"}, "installed programs and objects of the store, which we name"),
     "installation.py": (
         {"open", "os.walk", "shutil.copytree", "shutil.rmtree"},
         "copies the installed package, which no project names",
@@ -129,6 +136,7 @@ PLAIN_ACCESS = {
     "snapshot/memory.py": ({"open"}, "the store's own file"),
     "snapshot/restoring.py": ({"open"}, "/proc"),
     "starting.py": ({"open"}, "/proc"),
+    "supervisor.py": ({"open"}, "an empty mark in the run's own folder"),
 }
 _BANNED = ("io.open", "os.fwalk", "os.walk", "shutil.")
 

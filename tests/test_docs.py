@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "aml_jupyter"
 
 FAMILIES = (
-    "artifact budget cell config data engine environment events file history image label log message "
-    "metric name path record request restore run runtime secret share snapshot ssh store supervisor "
+    "artifact budget cell config container data engine environment events file history image label log "
+    "message metric name path record request restore run runtime secret share snapshot ssh store supervisor "
     "target value"
 )
 CODE = re.compile(rf"(?:{'|'.join(FAMILIES.split())})\.[a-z_]+")

@@ -77,8 +77,8 @@ def _exactly(source: "BinaryIO", size: int) -> bytes:
 def receive(document: "Dict[str, Any]", source: "BinaryIO", answers: "BinaryIO") -> None:
     """Ask for the contents that are not here, then lay out the run.
 
-    `contents` are SHA-256 in hex; `work`, `job` and `runtime` are rows `[kind, path, mode, content or target]`
-    with an index into `contents`.
+    `contents` are SHA-256 in hex; `work`, `job` and `runtime` are rows
+    `[kind, path, mode, content or target]` with an index into `contents`.
     """
     contents = document["contents"]
     missing = [number for number, digest in enumerate(contents) if not os.path.exists(_object(digest))]
@@ -181,7 +181,7 @@ def gather(run: str, answers: "BinaryIO") -> None:
         for path, about in _entries(folder + "/work", ""):
             if made.get(path) == [about.st_size, about.st_mtime_ns]:
                 continue
-            archive.add(folder + "/work/" + path, "azureml-run/" + path, recursive=False)
+            archive.add(os.path.join(folder, "work", path), "azureml-run/" + path, recursive=False)
     answers.flush()
     sys.stderr.write('{"done": true}\n')
 
