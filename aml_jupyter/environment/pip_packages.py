@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from aml_jupyter.environment.lock import Lock
 
 INSTALL = "python -m pip install 'aml_jupyter[conda]'"
-DEFAULT_INDEX = "https://pypi.org/simple"
 
 _PLATFORMS = {
     "linux-64": "x86_64-manylinux_2_28",
