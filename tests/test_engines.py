@@ -88,7 +88,7 @@ def firewall() -> str:
 @pytest.mark.faults
 def test_a_private_engine_of_a_killed_process_is_removed_by_the_next() -> None:
     code = (
-        "from tests.engines import *; own = PrivateEngine(); own.start();"
+        "import os; from tests.engines import PrivateEngine; own = PrivateEngine(); own.start();"
         " print(own.folder, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run(
