@@ -19,7 +19,7 @@ from aml_jupyter.runs import Record, RunDirectory
 from tests.requirements import need
 
 # a session takes ten seconds of a processor: these are few, and what needs none is in test_spark.py
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 IRIS = Path(__file__).resolve().parent.parent / "notebooks" / "iris"
 KEY = "spark.hadoop.fs.azure.account.key.mine.blob.core.windows.net"
@@ -107,7 +107,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def finished(request: Request) -> Finished:
     directory = experiment.submit(request)
-    return Finished(directory, experiment.wait(directory, 240))
+    return Finished(directory, experiment.wait(directory, 500))
 
 
 def until(condition: Callable[[], bool], seconds: float = 120) -> None:

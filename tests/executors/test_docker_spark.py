@@ -20,7 +20,7 @@ from tests import engines
 from tests.base_image import RECIPE_DIGEST, locked
 from tests.requirements import missing, need
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 IRIS = Path(__file__).resolve().parent.parent.parent / "notebooks" / "iris"
 IMAGE = "aml-test-spark:bookworm"
@@ -97,7 +97,7 @@ def test_a_script_runs_in_the_spark_of_its_image(project: Path, spark_image: str
         'configuration:\n  "spark.app.name": "in a box"\n  "spark.hadoop.my.secret": planted\n'
     )
     directory = experiment.submit(Request(target="docker-spark", script="script.py"))
-    record = experiment.wait(directory, 240)
+    record = experiment.wait(directory, 500)
     assert record.status == "Completed", Path(directory.log).read_text()
     assert record.framework == "PySpark"
     assert record.metrics == {"name": "in a box", "flowers": 150, "python": "/usr/bin/python3"}
