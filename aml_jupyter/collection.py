@@ -45,6 +45,8 @@ OURS = frozenset(
         "warm",
     ]
 )
+# seconds that the clock of a target may be off before that is worth a word
+LARGEST_SKEW = 5.0
 # bytes of one logged value
 LARGEST_VALUE = 64 << 20
 
@@ -87,6 +89,9 @@ def collect(
                 fields["artifacts_state"] = "failed"
     if exit_ is not None and exit_.oom and not exit_.exit_code and exit_.signal is None:
         warnings.append("a process of the run was ended for lack of memory, yet the script ended well")
+    if exit_ is not None and abs(skew := runs.clock_skew(record, exit_)) > LARGEST_SKEW:
+        side = "ahead of" if skew > 0 else "behind"
+        warnings.append(f"the target's clock is {abs(skew):.0f} s {side} this one's: the times are this computer's")
     if exit_ is not None and exit_.leftovers:
         warnings.append(
             f"{exit_.leftovers} processes were still running when the script ended: they were ended"

@@ -34,7 +34,7 @@ from aml_jupyter.runs.evidence import (
     supervisor_identity,
     unfinished,
 )
-from aml_jupyter.runs.record import Record, load_record, new_record, times, utc, write_record
+from aml_jupyter.runs.record import Record, clock_skew, load_record, new_record, times, utc, write_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ __all__ = [
     "at",
     "cancel_request",
     "check",
+    "clock_skew",
     "create",
     "discard",
     "find",

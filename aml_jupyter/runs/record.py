@@ -175,14 +175,42 @@ def with_offset(moment: str | None) -> str | None:
 
 
 def times(record: Record, exit_: Exit | None) -> dict[str, Any]:
-    """Beginning, end and duration of a run: those of its runtime where it left an ending."""
+    """Beginning, end and duration of a run: those of its runtime where it left an ending.
+
+    Where the clock of another machine is wrong, they are those of this one's.
+    """
     if exit_ is None:
         return {"start_time_utc": record.start_time_utc, "end_time_utc": utc(), "duration": record.duration}
+    if clock_skew(record, exit_):
+        now = time.time_ns()
+        start = utc(now - int(max(0.0, exit_.duration) * 1e9))
+        return {"start_time_utc": start, "end_time_utc": utc(now), "duration": max(0.0, exit_.duration)}
     return {
         "start_time_utc": with_offset(exit_.start_utc) or record.start_time_utc,
         "end_time_utc": with_offset(exit_.end_utc) or utc(),
         "duration": max(0.0, exit_.duration),
     }
+
+
+def clock_skew(record: Record, exit_: Exit) -> float:
+    """Seconds by which the target's clock is ahead of this one's at least; 0 where it may be right.
+
+    Negative when it is behind.
+
+    A run ends after it was submitted and before its end is noticed.
+    """
+    start, end = with_offset(exit_.start_utc), with_offset(exit_.end_utc)
+    if record.kind == "local" or not start or not end:
+        return 0.0
+    from datetime import datetime
+
+    try:
+        began, ended = datetime.fromisoformat(start), datetime.fromisoformat(end)
+        ahead = (ended - datetime.fromisoformat(utc())).total_seconds()
+        behind = (began - datetime.fromisoformat(record.created_utc)).total_seconds()
+    except (ValueError, TypeError):  # no time at all, or one without its zone
+        return 0.0
+    return ahead if ahead > 0 else min(behind, 0.0)
 
 
 def load_record(directory: RunDirectory) -> Record:
