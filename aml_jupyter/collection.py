@@ -91,7 +91,9 @@ def collect(
         warnings.append("a process of the run was ended for lack of memory, yet the script ended well")
     if exit_ is not None and abs(skew := runs.clock_skew(record, exit_)) > LARGEST_SKEW:
         side = "ahead of" if skew > 0 else "behind"
-        warnings.append(f"the target's clock is {abs(skew):.0f} s {side} this one's: the times are this computer's")
+        warnings.append(
+            f"the target's clock is {abs(skew):.0f} s {side} this one's: the times are this computer's"
+        )
     if exit_ is not None and exit_.leftovers:
         warnings.append(
             f"{exit_.leftovers} processes were still running when the script ended: they were ended"
