@@ -33,9 +33,12 @@ _PLATFORMS = {
     "osx-64": "x86_64-apple-darwin",
     "osx-arm64": "aarch64-apple-darwin",
 }
+# in the words of newer and of older versions
+_FIRST = re.compile(r"(?:error:|\s*×)\s*(.*)")  # noqa: RUF001 - uv's own sign
+_CAUSE = re.compile(r"\s*(?:cause:|Caused by:|[╰├]─▶)\s*(.*)")
 _NETWORK = (
     *("error sending request", "dns error", "Failed to fetch", "Request failed", "Could not resolve host"),
-    *("timed out", "unable to access", "Failed to download", "onnection refused"),
+    *("timed out", "unable to access", "onnection refused"),
 )
 
 
@@ -145,8 +148,9 @@ def _package(found: dict[str, Any]) -> Package:
 
 def _problem(said: list[str]) -> Answer:
     """uv's words as one sentence."""
-    causes = [line.split("cause:", 1)[1].strip() for line in said if line.strip().startswith("cause:")]
-    first = next((line.removeprefix("error:").strip() for line in said if line.startswith("error:")), "")
+    said = _unwrapped(said)
+    causes = [found[1] for line in said if (found := _CAUSE.match(line))]
+    first = next((found[1] for line in said if (found := _FIRST.match(line))), "")
     hints = [line.removeprefix("hint:").strip() for line in said if line.startswith("hint:")]
     network = any(word in line for line in said for word in _NETWORK)
     if network:
@@ -159,6 +163,21 @@ def _problem(said: list[str]) -> Answer:
     else:
         text = ": ".join([*filter(None, [first]), *causes[:2]])
     return Answer(problem=text.rstrip(".") or "uv said nothing", network=network)
+
+
+def _unwrapped(said: Sequence[str]) -> list[str]:
+    """Lines that an older uv broke, whole again; what a build printed stays apart."""
+    lines: list[str] = []
+    for line in said:
+        text = line.strip("│ \t")
+        begins = _FIRST.match(line) or _CAUSE.match(line) or not line.startswith(" ")
+        if begins or not lines or not lines[-1] or text.startswith(("[", "---")):
+            lines.append("" if text.startswith(("[", "---")) else line)
+        elif text:
+            lines[-1] += f" {text}"
+        else:
+            lines.append("")
+    return lines
 
 
 # --- installing ---------------------------------------------------------------------------------------------
@@ -245,7 +264,9 @@ def _environ(more: Mapping[str, str]) -> dict[str, str]:
         environ["UV_DEFAULT_INDEX"] = environ["PIP_INDEX_URL"]
     if "UV_INDEX" not in environ and environ.get("PIP_EXTRA_INDEX_URL"):
         environ["UV_INDEX"] = environ["PIP_EXTRA_INDEX_URL"]
-    ours = {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_ENV_FILE": "1"}
+    # a sentence is a line, however long
+    shown = {"NO_COLOR": "1", "COLUMNS": "10000", "UV_NO_PROGRESS": "1"}
+    ours = {**shown, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_ENV_FILE": "1"}
     joined = {
         name: f"{environ[name]} {value}" for name, value in more.items() if name == "UV_INDEX" in environ
     }
