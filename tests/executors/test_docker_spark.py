@@ -110,10 +110,11 @@ def test_an_image_without_spark_is_refused_before_the_script(project: Path) -> N
     (project / "script.py").write_text("print('never')")
     directory = experiment.submit(Request(target="docker-spark", script="script.py"))
     record = experiment.wait(directory, 60)
-    assert (record.status, record.exit_code) == ("Failed", 125)
+    assert (record.status, record.reason, record.start_time_utc) == ("Failed", "target.spark_missing", None)
     assert record.error is not None
-    assert "there is neither a spark-submit on PATH nor a pyspark package" in record.error["message"]
-    assert "never\n" not in Path(directory.log).read_text()
+    assert "no Spark (the pip package pyspark" in record.error["message"]
+    assert "no Java (the conda package openjdk" in record.error["message"]
+    assert not Path(directory.log).exists()
 
 
 @pytest.mark.parametrize("user", ["12345:12345", "0:0"])

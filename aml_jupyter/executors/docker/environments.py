@@ -33,6 +33,7 @@ def image_for(place: Place, job: Job, tell: Tell) -> dict[str, Any]:
                 code="image.no_python",
                 hint="Write python=3.11 into aml_config/conda_dependencies.yml, or use another image.",
             )
+        _require_spark(job, probe)
         return {**facts, "image": base, **_of_probe(probe)}
     return {**facts, **_with_environment(place, job, base, probe, tell)}
 
@@ -58,15 +59,37 @@ def _with_environment(place: Place, job: Job, base: str, probe: Probe, tell: Tel
         )
     if lock is None or wanted["relock"]:
         lock = solving.solve(wanted, platform=probe.platform, base_python=probe.version, tell=tell)
-    image = images.environment_image(
-        engine.path,
-        base,
-        lock,
-        tell=tell,
-        no_cache=bool(job.resources.get("no_cache")),
-        local=place.local,
-    )
-    return {"image": image, "lock": lock.digest, **_of_probe(images.probe_image(engine.path, image, tell))}
+        built = None
+    if built is None or job.resources.get("no_cache"):
+        built = images.environment_image(
+            engine.path,
+            base,
+            lock,
+            tell=tell,
+            no_cache=bool(job.resources.get("no_cache")),
+            local=place.local,
+        )
+    inside = images.probe_image(engine.path, built, tell)
+    _require_spark(job, inside)
+    return {"image": built, "lock": lock.digest, **_of_probe(inside)}
+
+
+def _require_spark(job: Job, probe: Probe) -> None:
+    """Refuse a Spark session in an image that has not what one takes.  Raises ConfigError."""
+    if job.spark is None:
+        return
+    missing = []
+    if probe.spark_submit is None and not probe.pyspark:
+        missing.append("Spark (the pip package pyspark, or a spark-submit in the image)")
+    if probe.java is None and "JAVA_HOME" not in probe.variables:
+        missing.append("Java (the conda package openjdk, or an image with a JRE)")
+    if missing:
+        raise ConfigError(
+            f"Framework is PySpark, and the image {job.target['image']} with the project's environment has no"
+            f" {' and no '.join(missing)}",
+            code="target.spark_missing",
+            hint="Add what is missing, or set Framework: Python in the run configuration.",
+        )
 
 
 def _of_probe(probe: Probe) -> dict[str, Any]:
