@@ -123,7 +123,7 @@ PLAIN_ACCESS = {
     "environment/pip_packages.py": ({"open"}, "what uv wrote into a temporary folder of ours"),
     "executors/docker/engine.py": ({"open"}, "docker's own configuration"),
     "executors/docker/here.py": ({"open"}, "/proc"),
-    "executors/docker/indexes.py": ({"open"}, "uv's and pip's configuration, and the user's certificates"),
+    "environment/indexes.py": ({"open"}, "uv's and pip's configuration, and the user's certificates"),
     "executors/docker/packing.py": ({"open"}, "installed programs and objects of the store, which we name"),
     "installation.py": (
         {"open", "os.walk", "shutil.copytree", "shutil.rmtree"},

@@ -597,3 +597,21 @@ def test_a_package_that_is_not_what_was_locked_is_not_installed(conda_channel: s
     with pytest.raises(EnvironmentFailed) as caught:
         install_conda(lock.replace(packages=wrong), str(tmp_path / "p"), "/opt/aml/env", lambda _: None)
     assert caught.value.code == "environment.build_failed"
+
+
+# --- the user's own settings --------------------------------------------------------------------------------
+
+
+def test_the_indexes_of_the_users_pip_are_asked(
+    private: Index, index: Index, tmp_path: Path, home: str
+) -> None:
+    folder = Path(os.environ["HOME"], ".config", "pip")
+    folder.mkdir(parents=True)
+    (folder / "pip.conf").write_text(f"[global]\nindex-url = {index.url}\nextra-index-url = {private.url}\n")
+    index.add("amlleaf", "0.5")
+    private.add("amlsecret", "1.0", ["amlleaf"])
+    lock = locked(pip=["amlsecret"])
+    # the best version of all indexes, as pip itself takes it
+    assert versions(lock) == {"amlsecret": "1.0", "amlleaf": "2.0", "pip": "99.0"}
+    assert (lock.index, lock.extra_indexes) == (None, ())
+    assert PASSWORD.encode() not in below(f"{home}/environments")

@@ -12,6 +12,7 @@ import tomllib
 
 from aml_jupyter.config import aml_home
 from aml_jupyter.environment import credentials as private
+from aml_jupyter.environment import indexes
 from aml_jupyter.environment.asked import pip_name
 from aml_jupyter.environment.lock import Package
 from aml_jupyter.errors import EnvironmentFailed
@@ -260,15 +261,14 @@ def _environ(more: Mapping[str, str]) -> dict[str, str]:
         name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")
     }
     environ.setdefault("UV_CACHE_DIR", f"{aml_home()}/cache/uv")
-    if "UV_DEFAULT_INDEX" not in environ and environ.get("PIP_INDEX_URL"):
-        environ["UV_DEFAULT_INDEX"] = environ["PIP_INDEX_URL"]
-    if "UV_INDEX" not in environ and environ.get("PIP_EXTRA_INDEX_URL"):
-        environ["UV_INDEX"] = environ["PIP_EXTRA_INDEX_URL"]
+    environ.update(indexes.for_solving(environ))
     # a sentence is a line, however long
     shown = {"NO_COLOR": "1", "COLUMNS": "10000", "UV_NO_PROGRESS": "1"}
     ours = {**shown, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_ENV_FILE": "1"}
     joined = {
-        name: f"{environ[name]} {value}" for name, value in more.items() if name == "UV_INDEX" in environ
+        name: environ[name] + mark + more[name]
+        for name, mark in (("UV_INDEX", " "), ("UV_FIND_LINKS", ","), ("UV_INSECURE_HOST", " "))
+        if name in more and environ.get(name)
     }
     return {**environ, **ours, **more, **joined}
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from aml_jupyter.environment import asked as asking
 from aml_jupyter.environment import credentials as private
 from aml_jupyter.environment.asked import stands_on_base
-from aml_jupyter.environment.attempt import Found, Question, attempt, examine
 from aml_jupyter.environment.keeping import keep, kept, lock_path, only_one, read, request_of
 from aml_jupyter.environment.lock import Lock
-from aml_jupyter.environment.relaxing import from_index, relax, unsolvable
 from aml_jupyter.errors import EnvironmentFailed
 
 TYPE_CHECKING = False
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.environment.asked import Asked
+    from aml_jupyter.environment.attempt import Found, Question
 
 __all__ = ["kept", "solve"]
 
@@ -47,6 +46,9 @@ def solve(
     with only_one(path, tell):
         if not clean.get("relock") and (lock := read(path)):
             return lock
+        # what has been solved before needs no solver
+        from aml_jupyter.environment.attempt import Question
+
         question = Question(
             platform=platform,
             base_python=base_python,
@@ -59,6 +61,9 @@ def solve(
 
 
 def _solved(clean: Mapping[str, Any], question: Question) -> Lock:
+    from aml_jupyter.environment.attempt import attempt, examine
+    from aml_jupyter.environment.relaxing import from_index, relax, unsolvable
+
     asked = asking.sort(clean)
     given = asked
     changes: list[str] = []

@@ -9,9 +9,10 @@ from urllib.parse import unquote, urlsplit
 from aml_jupyter.config import aml_home
 from aml_jupyter.confined import make_root, remove_tree
 from aml_jupyter.environment import credentials as addresses
+from aml_jupyter.environment import indexes
 from aml_jupyter.environment.lock import requirements
 from aml_jupyter.errors import EnvironmentFailed
-from aml_jupyter.executors.docker import indexes, probing, sdk
+from aml_jupyter.executors.docker import probing, sdk
 from aml_jupyter.executors.docker.containers import labels
 from aml_jupyter.executors.docker.engine import Engine
 from aml_jupyter.executors.docker.images import PREFIX
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
+    from aml_jupyter.environment.indexes import Settings
     from aml_jupyter.environment.lock import Lock
     from aml_jupyter.executors import Tell
     from aml_jupyter.executors.docker.images import Probe
-    from aml_jupyter.executors.docker.indexes import Settings
 
 # a volume without a name: gone with the container, and in no image
 FOLDER = "/run/aml-build"

@@ -1,4 +1,4 @@
-"""How this machine's user reaches package indexes: what a build in a container is told, and never keeps.
+"""How this machine's user reaches package indexes: what a solver and a build are told, and never keep.
 
 Read are the settings of uv, where there are any, else those of pip: addresses with their credentials,
 certificates, proxies.  They reach a build as variables of single commands and as files that are in no layer.
@@ -105,6 +105,31 @@ def _without_folders(settings: Settings) -> Settings:
 
 def _is_folder(address: str) -> bool:
     return address.startswith("file:") or "://" not in address
+
+
+def for_solving(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables for uv on this machine, which reads its own settings but not pip's; none where uv has any."""
+    if _of_uv(environ) is not None:
+        return {}
+    pip = _pip_settings(environ)
+    settings = _of_pip(pip)
+    # pip takes the best version of all its indexes, whichever names it first
+    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"} if settings.extra or settings.find_links else {}
+    if settings.default:
+        found["UV_DEFAULT_INDEX"] = settings.default
+    if settings.extra:
+        found["UV_INDEX"] = " ".join(settings.extra)
+    if settings.find_links:
+        found["UV_FIND_LINKS"] = ",".join(settings.find_links)
+    if settings.no_index:
+        found["UV_NO_INDEX"] = "1"
+    if settings.trusted_hosts:
+        found["UV_INSECURE_HOST"] = " ".join(settings.trusted_hosts)
+    if "SSL_CERT_FILE" not in environ and (bundle := _file(environ.get("PIP_CERT") or pip.get("cert"))):
+        found["SSL_CERT_FILE"] = bundle
+    if proxy := pip.get("proxy"):
+        found["ALL_PROXY"] = environ.get("ALL_PROXY") or proxy
+    return found
 
 
 # --- uv ---------------------------------------------------------------------------------------------------
