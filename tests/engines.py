@@ -7,7 +7,6 @@ bridge, packet rules and parent of its control groups are its own, and all of th
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aml_jupyter import processes
+from aml_jupyter.executors.docker.containers import home_label
 from tests.base_image import BASE_IMAGE, DEFAULT_IMAGE, RECIPE_DIGEST, archive, locked
 from tests.requirements import missing, need
 
@@ -188,7 +188,7 @@ def leftovers(engine: Engine, homes: list[str], seconds: float = 20) -> list[str
 
 def home_mark(home: str) -> str:
     """What the label `aml.home` says of everything made for a home."""
-    return hashlib.sha256(home.encode()).hexdigest()[:16]
+    return home_label(home)
 
 
 def _made_by(engine: Engine, homes: list[str]) -> list[str]:

@@ -7,7 +7,9 @@ import os
 
 from aml_jupyter import plainjson, processes
 from aml_jupyter.config import aml_home
+from aml_jupyter.confined import read_bounded
 from aml_jupyter.demands import RUNTIME_IN_CONTAINER, WORK_IN_CONTAINER
+from aml_jupyter.errors import AmlError
 from aml_jupyter.share import IN_CONTAINER as SHARE_IN_CONTAINER
 
 TYPE_CHECKING = False
@@ -38,9 +40,13 @@ def container_name(job: Job) -> str:
     return f"aml-{safe[:180]}-{hashlib.sha256(job.directory.encode()).hexdigest()[:8]}"
 
 
-def home_label() -> str:
-    """Which AML_HOME something was made for."""
-    return hashlib.sha256(aml_home().encode()).hexdigest()[:16]
+def home_label(home: str = "") -> str:
+    """Which AML_HOME, of which machine, something was made for: several may use one engine."""
+    try:
+        machine = read_bounded("/etc/machine-id", 64).strip()
+    except AmlError:  # a container, or no Linux
+        machine = os.uname().nodename.encode()
+    return hashlib.sha256(machine + b"\n" + (home or aml_home()).encode()).hexdigest()[:16]
 
 
 def labels(role: str, **more: str) -> dict[str, str]:
