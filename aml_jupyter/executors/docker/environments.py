@@ -40,7 +40,7 @@ def image_for(place: Place, job: Job, tell: Tell) -> dict[str, Any]:
 
 def _with_environment(place: Place, job: Job, base: str, probe: Probe, tell: Tell) -> dict[str, Any]:
     """Solve the environment, unless that was done, and build its image, unless that is there."""
-    from aml_jupyter.environment import solving
+    from aml_jupyter.environment import credentials, solving
     from aml_jupyter.executors.docker import images
 
     wanted = job.dependencies
@@ -68,6 +68,7 @@ def _with_environment(place: Place, job: Job, base: str, probe: Probe, tell: Tel
             tell=tell,
             no_cache=bool(job.resources.get("no_cache")),
             local=place.local,
+            credentials=credentials.of_file(wanted.get("file")),
         )
     inside = images.probe_image(engine.path, built, tell)
     _require_spark(job, inside)
