@@ -12,6 +12,7 @@ import pytest
 
 from tests import engines
 from tests.engines import Engine, PrivateEngine
+from tests.other_user import OtherUser
 from tests.requirements import python_versions
 
 # names the folder that all workers of a suite share
@@ -57,6 +58,24 @@ def private_engine(
     left = engines.leftovers(own, engines.HOMES[max(0, before - 1) :])
     own.remove_containers()
     assert not left
+
+
+@pytest.fixture
+def other_user() -> Iterator[OtherUser]:
+    """A user without privileges, who may not use a Docker engine."""
+    other = OtherUser()
+    yield other
+    other.remove()
+
+
+@pytest.fixture
+def docker_user(private_engine: PrivateEngine) -> Iterator[OtherUser]:
+    """A user without privileges who may use the private engine, as a member of the group of its socket."""
+    os.chown(private_engine.socket, -1, OtherUser.GROUP)
+    other = OtherUser(OtherUser.GROUP)
+    engines.HOMES.append(other.aml_home)
+    yield other
+    other.remove()
 
 
 @pytest.fixture(scope="session", autouse=True)
