@@ -116,6 +116,14 @@ class TargetUnavailable(AmlError):
         """Whether nothing answered: what was asked for may have happened all the same."""
         return self.code in ("target.unreachable", "target.busy", "engine.unavailable")
 
+    @property
+    def mendable(self) -> bool:
+        """Whether what is there now can be reached later, by itself or once a person has seen to it."""
+        return self.passing or self.code in (
+            *("target.hostkey_unknown", "target.hostkey_changed", "target.auth_failed"),
+            *("target.no_shell", "ssh.missing", "ssh.config"),
+        )
+
 
 class EnvironmentFailed(AmlError):
     """The packages that a run asks for cannot be solved, fetched or installed; names each."""

@@ -30,19 +30,22 @@ from aml_jupyter.job import TERMINAL, Exit, Gone, Job, Unreachable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any, TypeVar
 
     from aml_jupyter.executors import Executor
     from aml_jupyter.job import Handle, Liveness
     from aml_jupyter.runs import Record, RunDirectory
 
+    T = TypeVar("T")
+
 # how often a request to cancel is looked for: one stat() a look
 CANCEL_LOOK = 0.2
 # seconds
 PATIENCE = 3.0
-# seconds between two tries to start a job at a target that does not answer
+# seconds between two tries at a target that does not answer: to start a job or bring its files, to look at it
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+LONGEST_LOOK = 10.0
 # bytes of a JSON file of the job
 LARGEST = 16 << 20
 SIGKILL = 9
@@ -126,7 +129,9 @@ class _Supervision:
         self.secrets = secrets
         self.phases: dict[str, float] = dict(record.phases)
         self.cancel_sent: str | None = None
+        self.cancel_seen: str | None = None
         self.told = ""
+        self.looks = _pauses(CANCEL_LOOK, LONGEST_LOOK)
 
     def see_through(self) -> None:
         """Start the job unless it was started, wait for its end, write the ending; never raises."""
@@ -161,7 +166,11 @@ class _Supervision:
             self._log(_traceback())
         try:
             ending = _load(self.directory.exit_json)
-            if ending is not None:
+            if known["code"] == "secret.needed":
+                # neither an ending nor a defect: whoever resumes the run has it
+                self._state("NotResponding", known["code"])
+                self._log(str(error))
+            elif ending is not None:
                 self._end_without_files(Exit.from_json(ending), known)
             elif self._may_run(error):
                 # the job may still run: only its own record or its absence can end it
@@ -197,7 +206,9 @@ class _Supervision:
 
     def _handle(self) -> Handle | None:
         """The handle of the job, started now if it never was; None when it was canceled before that."""
-        known: Handle | None = _load(self.directory.handle_json) or self.executor.find(self.job)
+        known: Handle | None = _load(self.directory.handle_json)
+        if known is None:
+            known = self._surely(lambda: self.executor.find(self.job), "whether it was started is not known")
         if known is None:
             known = self._start()
         if known is not None and not os.path.exists(self.directory.handle_json):
@@ -235,13 +246,17 @@ class _Supervision:
         """Start the job; where the target does not answer nobody knows whether it did: ask until it does."""
         with open(self.directory.starting, "wb"):
             pass
-        for pause in _pauses():
+        return self._surely(lambda: self.executor.start(self.job, self.secrets), "it is not started")
+
+    def _surely(self, ask: Callable[[], T], what: str) -> T:
+        """The answer of a target, which is asked until it gives one."""
+        for pause in _pauses(SHORTEST_PAUSE, LONGEST_PAUSE):
             try:
-                return self.executor.start(self.job, self.secrets)
+                return ask()
             except TargetUnavailable as error:
                 if not error.passing:
                     raise
-                self._log(f"{error}; trying again in {pause:g} s")
+                self._log(f"{what}: {error}; trying again in {pause:g} s")
                 self._state("NotResponding", error.code)
             time.sleep(pause)
         raise AssertionError("there is always one more pause")
@@ -277,10 +292,21 @@ class _Supervision:
         try:
             liveness = self.executor.poll(handle, CANCEL_LOOK)
             self.executor.mirror(handle, self.directory.job)
-            return liveness
         except AmlError as error:  # nothing is known for the moment: no reason to end anything
-            time.sleep(CANCEL_LOOK)
+            if error.code == "secret.needed":
+                raise
+            if self.told != "NotResponding":
+                self._log(str(error))
+            self._rest(next(self.looks))
             return Unreachable(cause=error.code)
+        self.looks = _pauses(CANCEL_LOOK, LONGEST_LOOK)
+        return liveness
+
+    def _rest(self, seconds: float) -> None:
+        """Wait before the next look at a target that does not answer; a new request to cancel ends it."""
+        due = time.monotonic() + seconds
+        while time.monotonic() < due and self._cancel_request() == self.cancel_seen:
+            time.sleep(CANCEL_LOOK)
 
     def _note_environment(self) -> None:
         """What the interpreter had installed when the job began."""
@@ -296,16 +322,22 @@ class _Supervision:
 
     def _forward_cancel(self, handle: Handle) -> None:
         wanted = self._cancel_request()
-        if wanted and wanted != self.cancel_sent:
-            self._state("CancelRequested")
+        if not wanted or wanted == self.cancel_sent:
+            return
+        try:
+            if self.told != "NotResponding":
+                self._state("CancelRequested")
             self.executor.cancel(handle, kill=wanted == "kill")
             self.cancel_sent = wanted
+        except AmlError as error:  # asked again at the next look
+            if wanted != self.cancel_seen:
+                self._log(f"the request to cancel did not arrive: {error}")
+        self.cancel_seen = wanted
 
     def _finish(self, handle: Handle, exit_: Exit | None, gone: Gone | None) -> None:
         self._state("Finalizing")
         if exit_ is None:
-            # the runtime is gone without an ending: what it left behind may still write
-            self.executor.cancel(handle, kill=True)
+            self._end_what_is_left(handle)
         elif exit_.cancel and not self._cancel_request():
             gone = self._ended_by_target(handle)
         status, reason = _ending(exit_, self._cancel_request() is not None, gone)
@@ -315,9 +347,16 @@ class _Supervision:
             self.phases["run"] = exit_.duration
         self._end(status, reason, error=error, exit_=exit_, handle=handle, **changes)
 
+    def _end_what_is_left(self, handle: Handle) -> None:
+        """The runtime is gone without an ending: what it left behind may still write."""
+        try:
+            self.executor.cancel(handle, kill=True)
+        except AmlError as error:  # what is brought may be half of what is written; the ending is the same
+            self._log(f"what the run left may still run: {error}")
+
     def _ended_by_target(self, handle: Handle) -> Gone | None:
         try:
-            return self.executor.ended_by_target(handle)
+            return self._surely(lambda: self.executor.ended_by_target(handle), "who ended it is not known")
         except AmlError as error:  # it stays the end that somebody asked for
             self._log(f"who asked the job to end is not known: {error}")
             return None
@@ -373,13 +412,15 @@ class _Supervision:
 
         A request to kill ends the wait: the run then has no outputs, and says so.
         """
-        for pause in _pauses():
+        for pause in _pauses(SHORTEST_PAUSE, LONGEST_PAUSE):
             try:
                 self.executor.collect(handle, self.job.work)
                 return {}
             except TargetUnavailable as error:
+                if error.code == "secret.needed":
+                    raise
                 self._log(f"the outputs cannot be brought now: {error}")
-                if not error.passing or self._cancel_request() == "kill":
+                if not error.mendable or self._cancel_request() == "kill":
                     problem = f"the outputs were not brought from the target: {error.message}"
                     self.record = self.record.replace(warnings=(*self.record.warnings, problem))
                     return {"artifacts_state": "failed"}
@@ -443,12 +484,12 @@ class _Phase:
         self.phases[self.name] = round(self.phases.get(self.name, 0.0) + spent, 6)
 
 
-def _pauses() -> Iterator[float]:
+def _pauses(shortest: float, longest: float) -> Iterator[float]:
     """Seconds between tries, ever longer."""
-    pause = SHORTEST_PAUSE
+    pause = shortest
     while True:
         yield pause
-        pause = min(LONGEST_PAUSE, pause * 2)
+        pause = min(longest, pause * 2)
 
 
 def _load(path: str) -> Any:
