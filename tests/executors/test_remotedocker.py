@@ -10,7 +10,7 @@ import pytest
 
 from aml_jupyter.executors.docker import DockerExecutor
 from aml_jupyter.executors.docker.there import There
-from aml_jupyter.testing.executor import ExecutorContract, MakeJob
+from aml_jupyter.testing.executor import ExecutorContract, MakeJob, wait_for_end
 from tests.engines import BASE_IMAGE, PrivateEngine
 from tests.executors.docker_jobs import maker
 from tests.sshd import Sshd
@@ -53,6 +53,22 @@ def executor(box: dict[str, Any], private_engine: PrivateEngine) -> Iterator[Doc
 def make_job(tmp_path: Path, home: str, box: dict[str, Any]) -> MakeJob:
     """Jobs for the remote machine."""
     return maker(tmp_path, home, "remotedocker", box)
+
+
+@pytest.mark.slow
+@pytest.mark.root
+def test_a_target_without_shared_volumes_runs_on_the_same_files(
+    executor: DockerExecutor, tmp_path: Path, home: str, box: dict[str, Any]
+) -> None:
+    job = maker(tmp_path, home, "remotedocker", {**box, "shared_volumes": False})(
+        "open('outputs/a', 'w').write(open('script.py').read())"
+    )
+    executor.prepare(job, print)
+    handle = executor.start(job, {})
+    wait_for_end(executor, handle)
+    executor.collect(handle, job.work)
+    with open(job.work + "/outputs/a", encoding="ascii") as file:
+        assert "script.py" in file.read()
 
 
 @pytest.mark.slow

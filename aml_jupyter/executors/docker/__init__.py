@@ -117,7 +117,8 @@ class DockerExecutor:
     def _start(self, place: Place, job: Job, facts: Mapping[str, Any], secrets: Mapping[str, str]) -> Handle:
         engine = place.engine()
         name = containers.container_name(job)
-        body = containers.body(job, place.places(job), facts, user=place.user(), stdin=bool(secrets))
+        places = place.places(job)
+        body = containers.body(job, places, facts, user=place.user(), stdin=bool(secrets))
         container = ""
         try:
             container = engine.create(name, body)
@@ -125,7 +126,7 @@ class DockerExecutor:
                 from aml_jupyter.executors.docker import users
 
                 users.make_known(engine, container, place.user())
-            if not job.target.get("shared_volumes") and not place.has_started(job):
+            if places.work is None and not place.has_started(job):
                 from aml_jupyter.executors.docker.copying import copy_in
 
                 copy_in(engine, container, job, user=place.user())
