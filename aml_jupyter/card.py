@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from html import escape
 
+from aml_jupyter.follow import open_job_file
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.printable import (
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 # a card shows this many of a kind and names the command for the rest
 MOST = 8
 TAIL_BYTES, TAIL_LINES, LONGEST_LINE = 8192, 12, 240
+# of a preparation as text, and how many seconds one takes that is worth a look afterwards
+PLAIN_LINES, LONG = 3, 1.0
 LONGEST_WORD, LONGEST_TEXT = 120, 600
 PHASES = ("snapshot", "prepare", "start", "run", "collect")
 
@@ -92,6 +95,8 @@ class Card(Value):
     warnings: tuple[str, ...] = ()
     error: Mapping[str, str] | None = None
     tail: str = ""
+    # the end of what was told while the run was made ready
+    preparation: str = ""
     # whether the output is shown beside the card, so that its end in the card can be folded
     output_shown: bool = False
 
@@ -128,7 +133,8 @@ def card_of(directory: RunDirectory, record: Record | None = None, **changes: An
         "not_kept_count": max(record.not_kept_count, len(record.not_kept)),
         "warnings": tuple(hidden.short(text) for text in record.warnings),
         "error": {key: hidden.short(text) for key, text in record.error.items()} if record.error else None,
-        "tail": hidden.short(log_tail(directory)),
+        "tail": hidden.short(tail_of(directory.log)),
+        "preparation": hidden.short(tail_of(directory.control_log)),
     }
     return Card(**{**fields, **changes})
 
@@ -169,11 +175,10 @@ def _files(directory: RunDirectory) -> tuple[File, ...]:
     return tuple(found[:MOST])
 
 
-def log_tail(directory: RunDirectory) -> str:
-    """The last lines of the log; bytes that are no text are replaced."""
-    try:
-        fd = os.open(directory.log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # nothing was printed yet
+def tail_of(path: str) -> str:
+    """The last lines of a log; bytes that are no text are replaced."""
+    fd = open_job_file(path)
+    if fd is None:  # nothing was printed yet
         return ""
     try:
         size = os.fstat(fd).st_size
@@ -217,6 +222,8 @@ def plain(card: Card) -> str:
 def _plain_sections(card: Card) -> Iterable[tuple[str, Sequence[str]]]:
     if card.error:
         yield "error", [line for line in _error_text(card).split("\n") if line]
+    if _preparing(card) and (lines := _preparation(card)):
+        yield "preparing", lines[-PLAIN_LINES:]
     if card.phases and card.ended:
         yield "phases", [", ".join(f"{name} {shown_seconds(spent)}" for name, spent in _phases(card))]
     if card.metrics:
@@ -241,6 +248,23 @@ def _plain_sections(card: Card) -> Iterable[tuple[str, Sequence[str]]]:
         yield "log", last_lines(card.tail).split("\n")
     if more := _unshown(card):
         yield "more", [more]
+
+
+def _preparing(card: Card) -> bool:
+    """Whether the run is being made ready, or that is where it failed."""
+    return card.status in ("NotStarted", "Preparing") or (
+        card.status == "Failed" and "start" not in card.phases
+    )
+
+
+def _preparation(card: Card) -> list[str]:
+    """The last lines told of the preparation: while it goes on, and when it failed or took long."""
+    # of a defect the log is a traceback, with files of this machine
+    if not card.preparation or (card.error or {}).get("code") == "supervisor.error":
+        return []
+    if _preparing(card) or (card.ended and card.phases.get("prepare", 0.0) >= LONG):
+        return last_lines(card.preparation).split("\n")
+    return []
 
 
 def _state(card: Card) -> tuple[str, str, str]:
@@ -352,7 +376,7 @@ def html(card: Card) -> str:
         "border-radius:6px;font-size:13px;line-height:1.5;text-align:left;overflow-wrap:anywhere;"
         f'print-color-adjust:exact;-webkit-print-color-adjust:exact;break-inside:avoid">{_head(card)}'
         f"{_error_box(card)}{_phase_bar(card)}{_tiles(card)}"
-        f"{_LIST.format(sections) if sections else ''}{_log(card)}</div>"
+        f"{_LIST.format(sections) if sections else ''}{_preparation_box(card)}{_log(card)}</div>"
     )
 
 
@@ -542,15 +566,27 @@ def _page_not_kept(card: Card) -> str:
     return f'<div>{_WARN} {names}{more} {why}</div><div style="margin-top:2px">{_code(_rescue(card))}</div>'
 
 
-def _log(card: Card) -> str:
-    if not card.tail:
+def _preparation_box(card: Card) -> str:
+    lines = _preparation(card)
+    if not lines:
         return ""
-    opened = "" if card.output_shown else " open"
+    if _preparing(card) and not card.ended:
+        return _lines("\n".join(lines), "margin:8px 0 0")
+    return _folded("How it was prepared", "\n".join(lines), opened=_preparing(card))
+
+
+def _log(card: Card) -> str:
+    return _folded("End of the log", last_lines(card.tail), opened=not card.output_shown) if card.tail else ""
+
+
+def _folded(title: str, text: str, *, opened: bool) -> str:
+    inner = f'<summary style="cursor:pointer;{_MUTED}">{title}</summary>{_lines(text, "margin:4px 0 0")}'
+    return f'<details{" open" if opened else ""} style="margin-top:8px">{inner}</details>'
+
+
+def _lines(text: str, margin: str) -> str:
     style = (
-        f"{_MONO};margin:4px 0 0;padding:6px 10px;background:{_SHADE};color:inherit;border-radius:4px;"
+        f"{_MONO};{margin};padding:6px 10px;background:{_SHADE};color:inherit;border-radius:4px;"
         "white-space:pre-wrap;max-height:260px;overflow:auto"
     )
-    return (
-        f'<details{opened} style="margin-top:8px"><summary style="cursor:pointer;{_MUTED}">End of the log'
-        f'</summary><pre style="{style}">{escape(last_lines(card.tail))}</pre></details>'
-    )
+    return f'<pre style="{style}">{escape(text)}</pre>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from html.parser import HTMLParser
@@ -57,6 +58,7 @@ def full_card(text: str = "x", **changes: Any) -> Card:
         "warnings": (text,),
         "error": {"code": text, "message": text, "hint": text},
         "tail": text,
+        "preparation": text,
     }
     return Card(**{**fields, **changes})
 
@@ -229,3 +231,55 @@ def test_a_card_names_no_folder_of_this_machine(home: str, tmp_path: Path) -> No
     assert str(tmp_path) not in text
     assert "aml_config/local.runconfig" in text
     assert "~/.azureml/x" in text
+
+
+PREPARED = "making the environment\nResolved 18 packages\ninstalling a\ninstalling b\n"
+
+
+def card_while(status: str, **changes: Any) -> dict[str, str]:
+    card = Card(run_id="iris_1", status=status, output_shown=True, preparation=PREPARED)
+    return bundle(card.replace(**changes))
+
+
+def test_what_is_told_of_a_preparation_is_in_the_card_while_it_goes_on() -> None:
+    shown = card_while("Preparing")
+    assert PREPARED.strip() in shown["text/html"]
+    assert "<details" not in shown["text/html"]
+    assert shown["text/plain"].splitlines()[1:] == [
+        "  preparing  Resolved 18 packages",
+        "             installing a",
+        "             installing b",
+    ]
+    assert PREPARED.strip() not in card_while("Running")["text/html"]
+
+
+def test_a_long_preparation_can_be_looked_at_afterwards() -> None:
+    phases = {"prepare": 9.0, "start": 0.5, "run": 1.0}
+    shown = card_while("Completed", phases=phases)
+    assert '<details style="margin-top:8px"><summary' in shown["text/html"]
+    assert PREPARED.strip() in shown["text/html"]
+    assert "preparing" not in shown["text/plain"]
+    short = card_while("Completed", phases={**phases, "prepare": 0.1})
+    assert PREPARED.strip() not in short["text/html"]
+
+
+def test_a_failed_preparation_is_open_and_that_of_a_defect_is_not_shown() -> None:
+    failed = {"phases": {"snapshot": 0.1, "prepare": 9.0}, "error": {"code": "environment.build_failed"}}
+    shown = card_while("Failed", **failed)
+    assert "<details open" in shown["text/html"]
+    assert "preparing  Resolved" in shown["text/plain"]
+    later = card_while("Failed", phases={"prepare": 9.0, "start": 0.5, "run": 1.0})
+    assert "<details open" not in later["text/html"]
+    defect = card_while("Failed", phases={"prepare": 9.0}, error={"code": "supervisor.error"})
+    assert "Resolved" not in "".join(defect.values())
+
+
+def test_a_log_that_is_a_pipe_does_not_hold_the_card(home: str) -> None:
+    from aml_jupyter.runs import Record, RunDirectory
+
+    directory = RunDirectory(f"{home}/runs/local/default/iris/iris_1")
+    os.makedirs(directory.job)
+    for path in (directory.log, directory.control_log):
+        os.mkfifo(path)
+    card = card_of(directory, Record(run_id="iris_1", status="Running"))
+    assert (card.tail, card.preparation) == ("", "")

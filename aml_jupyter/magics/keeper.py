@@ -11,7 +11,7 @@ import threading
 
 from aml_jupyter import experiment, processes, runs
 from aml_jupyter.errors import AmlError
-from aml_jupyter.follow import Event, Follower, Status
+from aml_jupyter.follow import Follower
 from aml_jupyter.magics.live import CardShown
 
 TYPE_CHECKING = False
@@ -43,10 +43,7 @@ class _Kept:
     def look(self) -> bool:
         """Replace the card when something changed; False when the run has ended."""
         for output in self.follower.read():
-            if isinstance(output, Status):
-                self.card.status(output.status)
-            elif isinstance(output, Event) and output.event["type"] == "metric":
-                self.card.metric(output.event)
+            self.card.take(output)
         record = runs.read_record(self.directory)
         if record.ended:
             self.card.finish(record)

@@ -14,7 +14,8 @@ from html import escape
 
 from aml_jupyter import card as cards
 from aml_jupyter import runs
-from aml_jupyter.follow import Event, Follower, Status, Text
+from aml_jupyter.follow import Event, Follower, Progress, Status, Text
+from aml_jupyter.job import TERMINAL
 from aml_jupyter.printable import fold_returns, page_text, safe_text, shortened, shown_size
 
 TYPE_CHECKING = False
@@ -96,22 +97,18 @@ class Live:
             text = self._swallow.rest(output) if self._swallow else output.text
             if text and not self.quiet:
                 self._flow.text(output.stream, text)
-        elif isinstance(output, Status):
-            self.card.status(output.status)
-        elif isinstance(output, Event):
-            self._event(output.event)
-        elif not self.quiet:
-            self._flow.text("stderr", output.text + "\n")
+        elif isinstance(output, Progress) and not self.page.live and not self.quiet:
+            self._flow.text("stderr", output.text + "\n")  # no card can be replaced
+        else:
+            self.card.take(output)
+            if isinstance(output, Event):
+                self._event(output.event)
 
     def _event(self, event: dict[str, Any]) -> None:
         kind = event["type"]
-        if kind == "metric":
-            self.card.metric(event)
-        elif kind == "value":
+        if kind == "value":
             if event.get("name") in self.outputs:
                 self.values[event["name"]] = event
-        elif kind == "warning":
-            self.card.warning(str(event.get("text", "")))
         elif kind == "error":
             self.error = event
             if self._swallow and event.get("printed"):
@@ -177,23 +174,20 @@ class CardShown:
         self._changed = True
         self._began = time.monotonic()
 
-    def status(self, status: str) -> None:
-        """A change of state; the last one is known when the record has it."""
-        from aml_jupyter.job import TERMINAL
-
-        self._changes["status"] = "Finalizing" if status in TERMINAL else status
+    def take(self, output: Output) -> None:
+        """Take in what the card tells of: states, metrics, remarks, how the preparation goes."""
+        if isinstance(output, Status):
+            # the last one is known when the record has it
+            self._changes["status"] = "Finalizing" if output.status in TERMINAL else output.status
+        elif isinstance(output, Event) and output.event["type"] == "metric":
+            self._metrics.append(output.event)
+        elif isinstance(output, Event) and output.event["type"] == "warning":
+            if len(self._warnings) == cards.MOST:
+                return
+            self._warnings.append(str(output.event.get("text", "")))
+        elif not isinstance(output, Progress):  # its lines are in the preparation's log, which the card reads
+            return
         self._changed = True
-
-    def metric(self, event: dict[str, Any]) -> None:
-        """A value that the run logged."""
-        self._metrics.append(event)
-        self._changed = True
-
-    def warning(self, text: str) -> None:
-        """A remark on the run."""
-        if len(self._warnings) < cards.MOST:
-            self._warnings.append(text)
-            self._changed = True
 
     def show(self) -> None:
         """Show the card anew, such as after everything was cleared."""

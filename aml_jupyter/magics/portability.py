@@ -12,7 +12,7 @@ from html import escape
 from aml_jupyter import experiment, portability, runs
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import RunFailed
-from aml_jupyter.follow import Event, Follower, Status
+from aml_jupyter.follow import Follower
 from aml_jupyter.magics import submit as one_run
 from aml_jupyter.magics.live import CardShown, Live, error_lines
 from aml_jupyter.portability.shown import bundle, headline
@@ -133,10 +133,7 @@ class _Waiting:
             return
         self.at = time.monotonic()
         for output in self.follower.read():
-            if isinstance(output, Status):
-                self.card.status(output.status)
-            elif isinstance(output, Event) and output.event["type"] == "metric":
-                self.card.metric(output.event)
+            self.card.take(output)
         record = runs.read_record(self.directory)
         if record.ended:
             self.ended = True

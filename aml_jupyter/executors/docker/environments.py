@@ -57,6 +57,9 @@ def _with_environment(place: Place, job: Job, base: str, probe: Probe, tell: Tel
             code="environment.not_prepared",
             hint=f"aml experiment prepare -c {wanted['configuration']}   or set PrepareEnvironment: true",
         )
+    if built is None:
+        file = str(wanted["file"]).removeprefix(str(wanted["root"]) + "/")
+        tell(f"making the environment of {file}, which is kept for later runs")
     if lock is None or wanted["relock"]:
         lock = solving.solve(wanted, platform=probe.platform, base_python=probe.version, tell=tell)
         built = None
