@@ -21,14 +21,19 @@ from typing import Any
 
 import pytest
 
+from aml_jupyter.environment import pip_packages, solving
 from aml_jupyter.environment.lock import Lock, Package
 from aml_jupyter.errors import EnvironmentFailed, TargetUnavailable
 from aml_jupyter.executors.docker import builds, images
 from aml_jupyter.executors.docker.containers import home_label, labels
 from tests.base_image import BASE_IMAGE
+from tests.conda_channel import MINOR, PLATFORM, VERSION, conda_channel
 from tests.engines import Engine
 from tests.package_index import Index, lock_of, served
 from tests.registry import registry
+
+# a fixture
+__all__ = ["conda_channel"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -62,9 +67,14 @@ def _remove_what_was_made(engine: Engine, home: str) -> Iterator[None]:
     yield
     mark = f"label=aml.home={home_label()}"
     wait_until(lambda: not engine.containers(mark), "containers are gone")
-    for image in engine.docker("image", "ls", "--quiet", "--no-trunc", "--filter", mark).split():
-        engine.docker("image", "rm", "--force", image, check=False)
-    assert not engine.docker("image", "ls", "--quiet", "--filter", mark)
+
+    def removed() -> bool:
+        # one that another stands on goes after it
+        for image in engine.docker("image", "ls", "--quiet", "--no-trunc", "--filter", mark).split():
+            engine.docker("image", "rm", "--force", image, check=False)
+        return not engine.docker("image", "ls", "--quiet", "--filter", mark)
+
+    wait_until(removed, "images are gone")
     assert not engine.docker("volume", "ls", "--quiet", "--filter", mark)
 
 
@@ -345,6 +355,7 @@ def test_no_cache_builds_again_from_the_base(engine: Engine, base: str, index: I
     assert engine.ask(f"/images/{before}/json")[0] == 404
 
 
+@pytest.mark.slow
 def test_nothing_of_the_users_settings_is_in_the_image(
     engine: Engine, base: str, index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -429,6 +440,7 @@ def test_an_engine_that_sees_no_file_of_this_machine_gets_them_by_copy(
     assert in_image(engine, both, "python", "-c", "import alpha, beta; print(beta.version)") == "1.0"
 
 
+@pytest.mark.slow
 def test_where_uv_does_not_run_pip_installs(
     engine: Engine, base: str, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,13 +486,19 @@ def in_process(engine: Engine, base: str, lock: Lock, log: Path, **environ: str)
         "import json, sys; from aml_jupyter.executors.docker import images\n"
         "from aml_jupyter.environment.lock import Lock\n"
         "lock = Lock.from_json(json.loads(sys.argv[1]))\n"
-        "log = open(sys.argv[2], 'a', buffering=1)\n"
+        "log = sys.stderr = open(sys.argv[2], 'a', buffering=1)\n"
         f"images.environment_image({engine.socket!r}, {base!r}, lock, tell=lambda l: print(l, file=log))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program, json.dumps(lock.to_json()), str(log)],
         env={**os.environ, **environ, "PYTHONPATH": str(ROOT)},
     )
+
+
+def under_way(process: subprocess.Popen[bytes], index: Index, log: Path) -> bool:
+    """Whether the build of a process asks for a file."""
+    assert process.poll() is None, log.read_text()
+    return any("/files/" in one for one in index.requests)
 
 
 @pytest.mark.faults
@@ -491,7 +509,7 @@ def test_a_killed_build_leaves_nothing_and_can_be_repeated(
     index.open.clear()
     process = in_process(engine, base, lock, tmp_path / "log")
     try:
-        wait_until(lambda: any("/files/" in one for one in index.requests), "the build is under way")
+        wait_until(lambda: under_way(process, index, tmp_path / "log"), "the build is under way")
         assert own_containers(engine)
     finally:
         process.send_signal(signal.SIGKILL)
@@ -516,7 +534,7 @@ def test_two_who_need_the_same_image_build_it_once(
     first = in_process(engine, base, lock, logs[0])
     second = None
     try:
-        wait_until(lambda: any("/files/" in one for one in index.requests), "the first is under way")
+        wait_until(lambda: under_way(first, index, logs[0]), "the first is under way")
         second = in_process(engine, base, lock, logs[1], AML_HOME=other)
         wait_until(lambda: logs[1].exists() and "waiting" in logs[1].read_text(), "the second waits")
         index.open.set()
@@ -608,3 +626,44 @@ def test_threads_of_one_process_build_once(engine: Engine, base: str, index: Ind
     for thread in threads:
         thread.join()
     assert sum("alpha==1.0" in line for line in told) == 1
+
+
+@pytest.mark.slow
+def test_an_image_without_python_gets_the_environments_own(
+    engine: Engine, home: str, index: Index, conda_channel: str
+) -> None:
+    asked = {"channels": [conda_channel], "dependencies": ["amlneeds"], "pip": [], "python": MINOR}
+    solved = solving.solve(asked, platform=PLATFORM, base_python=None, tell=silent)
+    lock = solved.replace(packages=(*solved.packages, index.add("alpha")))
+    told: list[str] = []
+    made = ""
+    with image_of(engine, {**sh_alone(), **c_library()}) as name:
+        identity = images.ensure_image(engine.socket, name, pull="never", tell=silent)
+        try:
+            made = images.environment_image(engine.socket, identity, lock, tell=told.append)
+            code = "import alpha, amlcheck, amlneeds, sys; print(sys.prefix, sys.version_info[0])"
+            assert in_image(engine, made, "python", "-c", code) == f"{images.PREFIX} 3"
+            probe = images.probe_image(engine.socket, made, silent)
+            assert (probe.version, probe.packages["alpha"]) == (VERSION, "1.0")
+            # one more pip package stands upon it
+            more = lock.replace(packages=(*lock.packages, index.add("beta")))
+            again = images.environment_image(engine.socket, identity, more, tell=told.append)
+            assert f"{len(lock.packages)} of {len(more.packages)} packages are in an image" in " ".join(told)
+            assert in_image(engine, again, "python", "-c", "import alpha, beta, amlcheck; print(1)") == "1"
+            engine.docker("image", "rm", "--force", again)
+        finally:
+            engine.docker("image", "rm", "--force", made or name, check=False)
+    assert not Path(home, "builds", "aml-build-" + made.partition(":")[2]).exists()
+
+
+def c_library() -> dict[str, bytes]:
+    """The libraries of this machine's C library and compiler: the environment here brings none of them."""
+    libraries = [
+        pip_packages.find_uv(),
+        sys.executable,
+        *map(str, Path(sys.base_prefix, "lib").glob("**/lib-dynload/*.so")),
+    ]
+    words = subprocess.run(["ldd", *libraries], capture_output=True, text=True).stdout.split()
+    kinds = ("libc.", "libm.", "ld-linux", "libpthread", "libdl", "librt", "libutil", "libgcc_s")
+    paths = {word for word in words if word.startswith("/") and os.path.basename(word).startswith(kinds)}
+    return {path.lstrip("/"): Path(path).read_bytes() for path in paths if os.path.isfile(path)}

@@ -91,10 +91,17 @@ if __name__ == "__main__":
         print("compiled %d modules in %.1f s" % (len(sources), time.time() - began))
 """
 
-_LOOK = (
-    '[ -w "$1/cache/uv" ] && echo cache; for one in "$1/uv" "$2"; do'
-    ' [ -x "$one" ] && "$one" --version >/dev/null 2>&1 && echo "uv=$one" && break; done; :'
-)
+# a small image may lack a library of uv's that the environment has
+_LOOK = r"""
+[ -w "$1/cache/uv" ] && echo cache
+for one in "$1/uv" "$2"; do
+  [ -x "$one" ] || continue
+  "$one" --version >/dev/null 2>&1 && echo "uv=$one" && break
+  LD_LIBRARY_PATH=$3/lib "$one" --version >/dev/null 2>&1 || continue
+  echo "uv=$one" && echo "libraries=$3/lib" && break
+done
+:
+"""
 
 
 class Installation:
@@ -242,8 +249,8 @@ class Installation:
         remove_tree(scratch)
 
     def _look(self, container: str) -> dict[str, str]:
-        """Which uv runs there (`uv`), and whether the cache may be written (`cache`)."""
-        command = ["/bin/sh", "-c", _LOOK, "look", FOLDER, self.base.uv or ""]
+        """Which uv runs there (`uv`), with which `libraries`; `cache` when the cache may be written."""
+        command = ["/bin/sh", "-c", _LOOK, "look", FOLDER, self.base.uv or "", PREFIX]
         code, lines = self._exec(container, command, self._environ(), quiet=True)
         found = dict(line.partition("=")[::2] for line in lines) if code == 0 else {}
         version = tuple(int(one) for one in (self.base.version or "0").split(".")[:2] if one.isdigit())
@@ -263,6 +270,8 @@ class Installation:
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_BREAK_SYSTEM_PACKAGES": "1",
         }
+        if "libraries" in found:
+            environ["LD_LIBRARY_PATH"] = found["libraries"]
         if not self.extends and not self.lock.owns_python:
             python = str(self.base.python)
             self._step(
@@ -295,6 +304,8 @@ class Installation:
                 )
             if not self.extends:
                 self._step(container, command, environ)
+        elif not any(package.name == "pip" for package in self.lock.packages):
+            self._step(container, [PYTHON, "-m", "ensurepip"], environ)
         environ = {**environ, **indexes.for_pip(self.settings, FOLDER)}
         options = [*pip, "install", "--no-deps", "--no-color", "--progress-bar", "off", *self.lock.options]
         for name, text in zip(("requirements", "unhashed"), self._requirements(), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from aml_jupyter.errors import AmlError
-from aml_jupyter.executors.docker.engine import EngineRefused, unavailable
+from aml_jupyter.executors.docker.engine import Engine, EngineRefused, unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,9 +36,11 @@ def client(socket: str) -> Iterator[Any]:
     import docker.errors
     from docker import APIClient
 
+    # asked without the SDK, which leaves a socket open where no engine answers
+    version = Engine(socket).version()["ApiVersion"]
     opened = None
     try:
-        opened = APIClient(base_url=f"unix://{socket}", timeout=PATIENCE, version="auto")
+        opened = APIClient(base_url=f"unix://{socket}", timeout=PATIENCE, version=version)
         yield opened
     except AmlError:
         raise
