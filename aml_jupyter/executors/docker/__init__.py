@@ -18,7 +18,7 @@ from aml_jupyter import plainjson, processes
 from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, TargetUnavailable
 from aml_jupyter.executors.docker import containers, warm
-from aml_jupyter.executors.docker.engine import EngineRefused
+from aml_jupyter.executors.docker.engine import NO_SPACE, EngineRefused
 from aml_jupyter.executors.docker.here import Here
 from aml_jupyter.job import Alive, Gone, Unreachable
 
@@ -279,6 +279,8 @@ def _facts(job: Job) -> dict[str, Any]:
 
 def _not_started(error: EngineRefused, job: Job) -> AmlError:
     text = error.message
+    if error.code == NO_SPACE:
+        return error
     if "could not select device driver" in text or "nvidia" in text:
         hint = "The engine's machine has no GPU runtime for containers: run without --gpus and nvidiaDocker."
     elif "network" in text and "not found" in text:

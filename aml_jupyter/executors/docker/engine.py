@@ -28,6 +28,9 @@ LARGEST_ANSWER = 64 << 20
 LARGEST_COMPLAINT = 1 << 16
 # bytes of an archive that are sent at once
 GATHERED = 256 << 10
+NO_SPACE = "store.no_space"
+# words of systems whose disk or quota is full
+_FULL = ("no space left on device", "disk quota exceeded")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/:@")
 
 
@@ -433,7 +436,19 @@ def _refused(status: int, data: bytes, path: str) -> EngineRefused:
         message = str(plainjson.loads(data)["message"])
     except (ValueError, KeyError, TypeError):
         message = data.decode(errors="replace").strip() or f"status {status} of {path.partition('?')[0]}"
-    error = EngineRefused(f"the Docker engine refuses: {message}")
+    return refusal(message, status)
+
+
+def refusal(message: str, status: int) -> EngineRefused:
+    """The error for what an engine said; a full disk of its own is told apart from all else."""
+    if any(word in message.lower() for word in _FULL):
+        error = EngineRefused(
+            f"the disk of the Docker engine is full: {message}",
+            code=NO_SPACE,
+            hint="docker system df shows what fills it; aml targets sweep and docker system prune make room.",
+        )
+    else:
+        error = EngineRefused(f"the Docker engine refuses: {message}")
     error.status = status
     return error
 

@@ -7,7 +7,7 @@ import secrets
 from aml_jupyter.errors import TargetUnavailable
 from aml_jupyter.executors.docker import sdk
 from aml_jupyter.executors.docker.containers import labels
-from aml_jupyter.executors.docker.engine import Engine
+from aml_jupyter.executors.docker.engine import NO_SPACE, Engine
 from aml_jupyter.executors.docker.images import Probe, missing
 from aml_jupyter.printable import safe_name
 
@@ -107,7 +107,8 @@ def look_into(socket: str, image: str, tell: Tell) -> Probe:
         try:
             out, err = _answer(client, Engine(socket), image)
         except docker.errors.APIError as error:
-            raise _unusable(name, sdk.explanation(error)) from error
+            refused = sdk.refused(error)
+            raise refused if refused.code == NO_SPACE else _unusable(name, sdk.explanation(error)) from error
     if f"{_MARK}done" not in out:
         raise _unusable(name, err.strip() or out.strip() or "nothing was answered")
     return parse(image, out.splitlines(), found)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.errors import AmlError, TargetUnavailable
 from aml_jupyter.executors.docker import sdk
+from aml_jupyter.executors.docker.engine import NO_SPACE, refusal
 from aml_jupyter.executors.docker.images import missing
 from aml_jupyter.printable import safe_name, shown_seconds, shown_size
 
@@ -53,9 +54,12 @@ def pull_image(socket: str, name: str, platform: str | None, tell: Tell) -> None
     progress.end()
 
 
-def failed(name: str, why: str) -> TargetUnavailable:
+def failed(name: str, why: str) -> AmlError:
     """The error for a pull that the engine or the registry refused, by what it said."""
     why = safe_name(why.strip())
+    refused = refusal(why, 0)
+    if refused.code == NO_SPACE:
+        return refused
     if any(word in why.lower() for word in _DENIED):
         first, slash, _ = name.partition("/")
         login = f"docker login {first}" if slash and ("." in first or ":" in first) else "docker login"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from aml_jupyter.errors import AmlError
-from aml_jupyter.executors.docker.engine import Engine, EngineRefused, unavailable
+from aml_jupyter.executors.docker.engine import Engine, EngineRefused, refusal, unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def _of_the_line(error: Exception) -> bool:
 
 def refused(error: Any) -> EngineRefused:
     """What an answer of the SDK with an HTTP status means for us."""
-    made = EngineRefused(f"the Docker engine refuses: {explanation(error)}")
-    made.status = int(error.status_code or 0)
-    return made
+    return refusal(explanation(error), int(error.status_code or 0))
 
 
 def explanation(error: Any) -> str:
