@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.server
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ class Index:
 
     def __init__(self, user: str, password: str) -> None:
         self.login = f"{user}:{password}"
+        # no two indexes serve the same bytes: images are named by what is in them
+        self.mark = secrets.token_hex(8)
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.open = threading.Event()
@@ -40,7 +43,7 @@ class Index:
 
     def add(self, name: str, version: str = "1.0") -> Package:
         """Put a wheel with one module into the index; it as part of a lock."""
-        file, content = wheel(name, version)
+        file, content = wheel(name, version, text=f"version = {version!r}\nmark = {self.mark!r}\n")
         self.files[file] = content
         url, digest = f"{self.address(login=False)}/files/{file}", hashlib.sha256(content).hexdigest()
         return Package(
