@@ -24,6 +24,8 @@ PATIENCE = 120.0
 # seconds in which a container that runs reads what is sent to it
 TAKEN = 2.0
 LARGEST_ANSWER = 64 << 20
+# bytes that are sent at once to a container
+PIECE = 64 << 10
 # bytes of standard error that are kept
 LARGEST_COMPLAINT = 1 << 16
 # bytes of an archive that are sent at once
@@ -51,6 +53,12 @@ class EngineRefused(AmlError):
     status = 0
 
 
+class NoAnswer(TargetUnavailable):
+    """The engine took a question and does not answer it in time."""
+
+    code = "engine.unavailable"
+
+
 class Engine:
     """One Docker engine, by the path of its socket on this machine; the constructor does no I/O.
 
@@ -60,6 +68,10 @@ class Engine:
     def __init__(self, path: str, where: str = "") -> None:
         self.path = path
         self.where = where or path
+
+    def unavailable(self, why: str) -> TargetUnavailable:
+        """The error for this engine when it does not answer."""
+        return unavailable(self.where, why)
 
     def version(self) -> dict[str, Any]:
         """Version, API version, operating system.  Raises TargetUnavailable `engine.unavailable`."""
@@ -123,7 +135,7 @@ class Engine:
         """Whether a container ended within some seconds."""
         try:
             self._ask("POST", f"/containers/{quoted(container)}/wait", patience=max(seconds, 0.01))
-        except TimeoutError:
+        except NoAnswer:
             return False
         except EngineRefused as error:
             return error.status == 404
@@ -152,15 +164,8 @@ class Engine:
 
         Returns as soon as `taken` says that it was read; the engine tells that only at the container's end.
         """
-        with self._connected(PATIENCE) as line:
-            head = (
-                f"POST /containers/{quoted(container)}/attach?stream=1&stdin=1 HTTP/1.1\r\nHost: docker\r\n"
-            )
-            line.sendall(f"{head}Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n".encode())
-            answer = _read_head(line)[0]
-            status = int(answer.split(None, 2)[1])
-            if status not in (101, 200):
-                raise _refused(status, b"", "attach")
+        with self._spoken_to(PATIENCE) as line:
+            self._attach(line, container, "stream=1&stdin=1")
             line.sendall(data)
             line.shutdown(_socket.SHUT_WR)
             due, pause = time.monotonic() + TAKEN, 0.0005
@@ -177,17 +182,24 @@ class Engine:
         """Talk with the first process of a container that is about to start."""
         line = self._connected(PATIENCE)
         try:
-            query = "stream=1&stdin=1&stdout=1&stderr=1"
-            head = f"POST /containers/{quoted(container)}/attach?{query} HTTP/1.1\r\nHost: docker\r\n"
-            line.sendall(f"{head}Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n".encode())
-            first, _, rest = _read_head(line)
-            status = int(first.split(None, 2)[1])
-            if status not in (101, 200):
-                raise _refused(status, rest, "attach")
-            return Conversation(line, rest)
+            rest = self._attach(line, container, "stream=1&stdin=1&stdout=1&stderr=1")
+        except OSError as error:
+            line.close()
+            raise self.unavailable(error.strerror or str(error)) from error
         except BaseException:
             line.close()
             raise
+        return Conversation(line, rest, self.unavailable)
+
+    def _attach(self, line: Line, container: str, query: str) -> bytes:
+        """Make a connection one to a container's streams; what has come of them already."""
+        head = f"POST /containers/{quoted(container)}/attach?{query} HTTP/1.1\r\nHost: docker\r\n"
+        line.sendall(f"{head}Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n".encode())
+        first, _, rest = _read_head(line)
+        status = _status(first)
+        if status not in (101, 200):
+            raise _refused(status, rest, "attach")
+        return rest
 
     def put_archive(self, container: str, path: str, blocks: Iterator[bytes]) -> None:
         """Unpack an uncompressed tar in a container that has not started."""
@@ -195,7 +207,7 @@ class Engine:
             f"PUT /containers/{quoted(container)}/archive?path={quoted(path)} HTTP/1.1\r\nHost: docker\r\n"
             "Connection: close\r\nContent-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
-        with self._connected(PATIENCE) as line:
+        with self._spoken_to(PATIENCE) as line:
             line.sendall(head.encode())
             try:
                 for block in _gathered(blocks):
@@ -213,7 +225,10 @@ class Engine:
         try:
             head = f"GET /containers/{quoted(container)}/archive?path={quoted(path)} HTTP/1.1\r\n"
             line.sendall(f"{head}Host: docker\r\nConnection: close\r\n\r\n".encode())
-            return Download(line)
+            return Download(line, self.unavailable)
+        except OSError as error:
+            line.close()
+            raise self.unavailable(error.strerror or str(error)) from error
         except BaseException:
             line.close()
             raise
@@ -238,7 +253,10 @@ class Engine:
         status, data = self._exchange(method, path, body, patience)
         if status >= 400:
             raise _refused(status, data, path)
-        return plainjson.loads(data) if data.strip() else None
+        try:
+            return plainjson.loads(data) if data.strip() else None
+        except ValueError as error:
+            raise EngineRefused(f"the Docker engine answers {path.partition('?')[0]} with no JSON") from error
 
     def _exchange(
         self, method: str, path: str, body: Mapping[str, Any] | None, patience: float
@@ -248,14 +266,12 @@ class Engine:
             f"{method} {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
-        with self._connected(patience) as line:
-            try:
-                line.sendall(head.encode() + data)
-                return _read_answer(line)
-            except TimeoutError:
-                raise
-            except OSError as error:
-                raise unavailable(self.where, error.strerror or str(error)) from error
+        with self._spoken_to(patience) as line:
+            line.sendall(head.encode() + data)
+            return _read_answer(line)
+
+    def _spoken_to(self, patience: float) -> _Question:
+        return _Question(self, self._connected(patience))
 
     def _connected(self, patience: float) -> Line:
         line = Line(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -264,16 +280,38 @@ class Engine:
             line.connect(self.path)
         except OSError as error:
             line.close()
-            raise unavailable(self.where, error.strerror or str(error)) from error
+            raise self.unavailable(error.strerror or str(error)) from error
         return line
 
 
-class Conversation:
-    """Standard input, output and error of a container, over one connection."""
+class _Question:
+    """A connection to an engine for one question: its failures are errors of ours."""
 
-    def __init__(self, line: Line, rest: bytes) -> None:
+    def __init__(self, engine: Engine, line: Line) -> None:
+        self._engine = engine
+        self._line = line
+
+    def __enter__(self) -> Line:
+        return self._line
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._line.close()
+        if isinstance(error, TimeoutError):
+            raise NoAnswer(f"the Docker engine at {self._engine.where} gives no answer") from error
+        if isinstance(error, OSError):
+            raise self._engine.unavailable(error.strerror or str(error)) from error
+
+
+class Conversation:
+    """Standard input, output and error of a container, over one connection.
+
+    Its methods raise TargetUnavailable when the connection ends where it should not.
+    """
+
+    def __init__(self, line: Line, rest: bytes, problem: Callable[[str], TargetUnavailable]) -> None:
         self._line = line
         self._rest = rest
+        self._problem = problem
         self.errors = b""
 
     def __enter__(self) -> Conversation:
@@ -283,46 +321,68 @@ class Conversation:
         self._line.close()
 
     def send(self, data: bytes) -> None:
-        """Write to its standard input.  Raises TargetUnavailable when it listens no more."""
+        """Write to its standard input; a part that takes longer than a question may is not sent."""
         try:
-            self._line.sendall(data)
+            for at in range(0, len(data), PIECE):
+                self._line.sendall(data[at : at + PIECE])
         except OSError as error:
-            raise unavailable("its socket", error.strerror or str(error)) from error
+            raise self._problem(error.strerror or str(error)) from error
 
-    def end(self) -> None:
-        """Close its standard input."""
-        self._line.shutdown(_socket.SHUT_WR)
+    def says(self) -> bool:
+        """Whether there is something to read now."""
+        import select
+
+        return bool(self._rest or select.select([self._line], [], [], 0)[0])
 
     def output(self) -> Iterator[bytes]:
         """Blocks of its standard output until it ends; what it says on standard error is kept in `errors`."""
-        while head := self._take(8, whole=False):
-            data = self._take(int.from_bytes(head[4:8], "big"), whole=True)
-            if head[0] == 1:
-                yield data
-            elif head[0] == 2:
-                self.errors = (self.errors + data)[-LARGEST_COMPLAINT:]
+        while head := self._head():
+            left = int.from_bytes(head[4:8], "big")
+            while left:
+                data = self._some(left)
+                left -= len(data)
+                if head[0] == 1:
+                    yield data
+                elif head[0] == 2:
+                    self.errors = (self.errors + data)[-LARGEST_COMPLAINT:]
 
-    def _take(self, size: int, *, whole: bool) -> bytes:
-        while len(self._rest) < size:
-            part = self._line.recv(1 << 18)
+    def _head(self) -> bytes:
+        """The eight bytes before each block; none at the end."""
+        while len(self._rest) < 8:
+            part = self._received()
+            if not part and self._rest:
+                raise self._problem("it closed the connection")
             if not part:
-                if whole or self._rest:
-                    raise unavailable("its socket", "it closed the connection")
                 return b""
             self._rest += part
-        found, self._rest = self._rest[:size], self._rest[size:]
+        head, self._rest = self._rest[:8], self._rest[8:]
+        return head
+
+    def _some(self, most: int) -> bytes:
+        if not self._rest:
+            self._rest = self._received()
+            if not self._rest:
+                raise self._problem("it closed the connection")
+        found, self._rest = self._rest[:most], self._rest[most:]
         return found
+
+    def _received(self) -> bytes:
+        try:
+            return self._line.recv(1 << 18)
+        except OSError as error:
+            raise self._problem(error.strerror or str(error)) from error
 
 
 class Download:
     """The body of an answer, block by block; closing it early ends what the engine sends."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, problem: Callable[[str], TargetUnavailable]) -> None:
         self._line = line
+        self._problem = problem
         first, self._headers, self._rest = _read_head(line)
-        status = int(first.split(None, 2)[1])
+        status = _status(first)
         if status >= 400:
-            length = int(self._headers.get("content-length", 0))
+            length = min(_length(self._headers) or 0, LARGEST_COMPLAINT)
             while len(self._rest) < length and (part := line.recv(1 << 16)):
                 self._rest += part
             raise _refused(status, self._rest, "archive")
@@ -336,11 +396,11 @@ class Download:
 
     def _plain(self) -> Iterator[bytes]:
         yield self._rest
-        while part := self._line.recv(1 << 16):
+        while part := self._received():
             yield part
 
     def _chunks(self) -> Iterator[bytes]:
-        while size := int(self._until_line_end().partition(b";")[0], 16):
+        while size := _hexadecimal(self._until_line_end()):
             while size:
                 if not self._rest:
                     self._more()
@@ -356,10 +416,16 @@ class Download:
         return found
 
     def _more(self) -> None:
-        part = self._line.recv(1 << 16)
+        part = self._received()
         if not part:
-            raise unavailable("its socket", "it closed the connection")
+            raise self._problem("it closed the connection")
         self._rest += part
+
+    def _received(self) -> bytes:
+        try:
+            return self._line.recv(1 << 16)
+        except OSError as error:
+            raise self._problem(error.strerror or str(error)) from error
 
 
 def _gathered(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -453,10 +519,34 @@ def refusal(message: str, status: int) -> EngineRefused:
     return error
 
 
+def _status(first: str) -> int:
+    """The status in the first line of an answer."""
+    words = first.split(None, 2)
+    if len(words) < 2 or not words[1].isdecimal():
+        raise EngineRefused("what answers at the socket of the Docker engine does not speak HTTP")
+    return int(words[1])
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    """What an answer says of its length, if it does."""
+    written = headers.get("content-length", "")
+    return int(written) if written.isdecimal() else None
+
+
+def _hexadecimal(line: bytes) -> int:
+    """The size in the line before a chunk."""
+    written = line.partition(b";")[0].strip()
+    if not written or len(written) > 8 or set(written) - set(b"0123456789abcdefABCDEF"):
+        raise EngineRefused("the Docker engine's answer is not whole")
+    return int(written, 16)
+
+
 def _read_head(line: Line) -> tuple[str, dict[str, str], bytes]:
     data = b""
     while b"\r\n\r\n" not in data:
         part = line.recv(1 << 16)
+        if len(data) > LARGEST_COMPLAINT:
+            raise EngineRefused("the Docker engine's answer has no beginning")
         if not part:
             raise ConnectionResetError(104, "it closed the connection")
         data += part
@@ -471,11 +561,11 @@ def _read_head(line: Line) -> tuple[str, dict[str, str], bytes]:
 
 def _read_answer(line: Line) -> tuple[int, bytes]:
     first, headers, data = _read_head(line)
-    status = int(first.split(None, 2)[1])
+    status = _status(first)
     if status in (204, 304):
         return status, b""
     parts, size = [data], len(data)
-    length = int(headers["content-length"]) if "content-length" in headers else None
+    length = _length(headers)
     while (length is None or size < length) and (part := line.recv(1 << 16)):
         parts.append(part)
         size += len(part)
@@ -494,7 +584,7 @@ def _unchunked(data: bytes) -> bytes:
         end = data.find(b"\r\n", at)
         if end < 0:  # the engine was killed within its answer
             raise ConnectionResetError(104, "it closed the connection")
-        size = int(data[at:end].partition(b";")[0], 16)
+        size = _hexadecimal(data[at:end])
         if size == 0:
             return b"".join(parts)
         parts.append(data[end + 2 : end + 2 + size])
