@@ -164,3 +164,8 @@ def test_targets_are_completed_behind_a_comma(project: Path, monkeypatch: pytest
     monkeypatch.chdir(project)
     assert complete("%%amlrun old,n") == ["old,new"]
     assert "new" in complete("%%amlrun n")
+
+
+def test_a_run_that_shows_nothing_has_no_section(kernel: Notebook) -> None:
+    silent = kernel.run("%%amlrun old,new\nopen('outputs/a', 'w').write('a');")
+    assert [one for one in in_order(silent) if one.startswith("──")] == []

@@ -292,9 +292,16 @@ def _public(asked: Asked | None) -> dict[str, Any] | None:
 
 def _rows_of_asked(asked: Asked) -> list[list[str]]:
     given = asked.dependencies
-    rows = [["file", str(given["file"])], ["channels", ", ".join(given["channels"])]]
+    rows = [["file", _from_here(str(given["file"]))], ["channels", ", ".join(given["channels"])]]
     rows += [["conda", item] for item in given["dependencies"]]
     return rows + [["pip", item] for item in given["pip"]]
+
+
+def _from_here(path: str) -> str:
+    """A path below the working folder without it."""
+    import os
+
+    return path.removeprefix(os.getcwd() + "/")
 
 
 def _show_lock(lock: Lock, screen: Screen) -> None:

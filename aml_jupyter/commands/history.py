@@ -63,7 +63,7 @@ def do_runs(options: Namespace, screen: Screen) -> int:
         screen.remark("No runs yet: aml run local script.py")
     else:
         shown = columns or COLUMNS
-        screen.table(shown, [[shown_cell(cell(row, name)) for name in shown] for row in rows])
+        screen.table(shown, [[_shown(row, name) for name in shown] for row in rows])
     return 0
 
 
@@ -86,6 +86,12 @@ def check_column(name: str) -> None:
             f"no column {name!r}" + (f"; did you mean {near[0]}?" if near else ""),
             hint=f"Columns: {', '.join(KEYS)}, and metrics.NAME, params.NAME, tags.NAME, phases.NAME.",
         )
+
+
+def _shown(row: dict[str, Any], name: str) -> str:
+    value = cell(row, name)
+    # to the second, without the offset that the column's name tells
+    return value[:19].replace("T", " ") if name.endswith("_utc") and value else shown_cell(value)
 
 
 def shown_cell(value: Any) -> str:

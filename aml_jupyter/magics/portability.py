@@ -83,9 +83,9 @@ def _attend(
         # variables come back from the first target: the rest of the notebook goes on with one value of each
         outputs = options.outputs if one is others[0] and len(others) == len(waiting) else ()
         others = others[1:]
-        page.publish(_heading(target))
+        section = Section(page, one.card, target)
         live = Live(
-            Section(page, one.card),
+            section,
             one.directory,
             quiet=options.quiet,
             hold_error=options.raise_error,
@@ -97,12 +97,12 @@ def _attend(
         problem = one_run.bring_back(page, one.directory, live)
         found = one_run.failure_of(live, record) if record.status != "Completed" else problem
         if found is not None and (failed or not options.raise_error):
-            _tell(page, live, found, told=not options.raise_error)
+            _tell(section, live, found, told=not options.raise_error)
         failed = failed or found
     return failed
 
 
-def _tell(page: Page, live: Live, failed: AmlError, *, told: bool) -> None:
+def _tell(page: Section, live: Live, failed: AmlError, *, told: bool) -> None:
     """Print a failure that the cell does not raise; `told` is whether its traceback was printed."""
     if live.error is None:
         page.write("stderr", f"{failed}\n")
@@ -153,11 +153,16 @@ class _Waiting:
 
 
 class Section:
-    """The place of one of several runs on a page: its card stands above, and what others showed stays."""
+    """The place of one of several runs on a page: its card stands above, and what others showed stays.
 
-    def __init__(self, page: Page, card: CardShown) -> None:
+    Its heading comes with the first that it shows.
+    """
+
+    def __init__(self, page: Page, card: CardShown, target: str) -> None:
         self.page = page
         self.card = card
+        self.target = target
+        self._begun = False
 
     @property
     def live(self) -> bool:
@@ -174,11 +179,19 @@ class Section:
     ) -> None:
         """Show a bundle or replace what an id shows."""
         shown = self.live and display_id == self.card.display_id
+        if not shown:
+            self._begin()
         self.page.publish(data, metadata, display_id=display_id, update=update or shown)
 
     def write(self, stream: str, text: str) -> None:
         """Print."""
+        self._begin()
         self.page.write(stream, text)
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self.page.publish(_heading(self.target))
 
     def clear(self, *, wait: bool) -> None:
         """Leave everything: it would take the output of the other runs away."""
