@@ -29,8 +29,9 @@ class OtherUser:
     of a namespace that ends with its last process.
     """
 
-    # one that nobody else is in
+    # a group that nobody else is in
     GROUP = 54321
+    uid = UID
 
     def __init__(self, *groups: int) -> None:
         need("root")
