@@ -207,7 +207,7 @@ class _Supervision:
     def _handle(self) -> Handle | None:
         """The handle of the job, started now if it never was; None when it was canceled before that."""
         known: Handle | None = _load(self.directory.handle_json)
-        if known is None:
+        if known is None and self._may_be_there():
             known = self._surely(lambda: self.executor.find(self.job), "whether it was started is not known")
         if known is None:
             known = self._start()
@@ -217,6 +217,10 @@ class _Supervision:
             except AmlError as error:  # no space: whoever comes after finds the job without it
                 self._log(f"handle.json: {error}")
         return known
+
+    def _may_be_there(self) -> bool:
+        """Whether somebody was about to start the job: only then is there anything to look for."""
+        return os.path.exists(self.directory.starting) or os.path.exists(self.directory.started_json)
 
     def _missing_secrets(self) -> str:
         """Names of variables that a run which has not started needs and this supervisor was not given."""
