@@ -1,8 +1,8 @@
 """Every row of the fault matrix has a test that carries its id, or says here what it waits for.
 
-The rows are the faults that configuration (C), snapshots (S), local runs (L), remote machines (R), logs (G),
-the history (H), kernel and magics (K), the command (Z) and everything together (X) must survive.  A test of a
-row is named `test_<id>_...`, or `test_<id>_<id>_...` when it shows several.
+The rows are the faults that configuration (C), snapshots (S), local runs (L), containers (D), remote machines (R),
+logs (G), the history (H), kernel and magics (K), the command (Z) and everything together (X) must survive.  A
+test of a row is named `test_<id>_...`, or `test_<id>_<id>_...` when it shows several.
 """
 
 from __future__ import annotations
@@ -58,6 +58,18 @@ ROWS = {
     "L12": "many submits at once",
     "L13": "a pid that is used again",
     "L14": "a clock that jumps",
+    "D1": "no engine, or no permission to use it",
+    "D2": "an image that cannot be had",
+    "D3": "what an engine refuses to start",
+    "D4": "every ending of a container, memory",
+    "D5": "an engine that is stopped, killed, restarted",
+    "D6": "an engine that goes away while a log is followed",
+    "D7": "containers and images that others remove, pause, stop, rename, prune",
+    "D8": "containerd and shims that are killed",
+    "D9": "a full disk of the engine",
+    "D10": "whose the files of a container are",
+    "D14": "a supervisor that is killed around the start of a container",
+    "D15": "wrong clocks and other time zones in containers",
     "R1": "an unknown host key",
     "R2": "a changed host key",
     "R6": "an sshd that restarts, limits of sessions and logins",
