@@ -1,8 +1,8 @@
 """Every row of the fault matrix has a test that carries its id, or says here what it waits for.
 
-The rows are the faults that configuration (C), snapshots (S), local runs (L), containers (D), remote machines (R),
-logs (G), the history (H), kernel and magics (K), the command (Z) and everything together (X) must survive.  A
-test of a row is named `test_<id>_...`, or `test_<id>_<id>_...` when it shows several.
+The rows are the faults that configuration (C), snapshots (S), local runs (L), containers (D), remote
+machines (R), logs (G), the history (H), kernel and magics (K), the command (Z) and everything together (X)
+must survive.  A test of a row is named `test_<id>_...`, or `test_<id>_<id>_...` when it shows several.
 """
 
 from __future__ import annotations
