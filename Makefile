@@ -60,7 +60,7 @@ clean: ## remove what the other verbs made, .venv apart
 # program:package of what some tests use; without them those tests skip by name (AML_REQUIRE makes that a failure)
 SYSTEM := strace:strace setpriv:util-linux unshare:util-linux mount:mount mkfs.ext4:e2fsprogs faketime:faketime \
 	dockerd:docker.io iptables:iptables ip:iproute2 mmdebstrap:mmdebstrap sshd:openssh-server ssh:openssh-client \
-	java:default-jre-headless
+	java:default-jre-headless pgrep:procps useradd:passwd fish:fish tcsh:tcsh zsh:zsh
 
 # what is installed for tests starts no service: the policy is there while the packages are set up
 system:
