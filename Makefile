@@ -21,7 +21,7 @@ help: ## list the verbs
 setup: $(STAMPS)/setup ## make .venv with the `aml` command in it
 	@echo "ready: $(BIN)/aml --help"
 
-demo: $(STAMPS)/demo ## set up, run notebooks/quickstart.ipynb on `local`, print its runs
+demo: $(STAMPS)/demo ## set up, run notebooks/quickstart.ipynb on `local` and its first cell on `docker`, print the runs
 	@$(BIN)/python notebooks/demo.py
 
 test: system check ## set up, then pass lint, types, contracts and all tests

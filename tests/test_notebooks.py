@@ -1,4 +1,4 @@
-"""The quickstart does what it shows: executed in a real kernel, in a copy, with a home of its own."""
+"""The notebooks do what they show: executed in real kernels, in copies, with homes of their own."""
 
 from __future__ import annotations
 
@@ -8,39 +8,55 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
+from tests import engines
+from tests.engines import Engine
+from tests.requirements import missing
+
 pytestmark = pytest.mark.slow
 
+NO_ENGINE = "unix:///nowhere/docker.sock"
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+IRIS_2018 = Path(__file__).resolve().parent / "projects" / "iris_2018"
 
 
 class Executed:
-    """The quickstart after its execution, and the history that it left."""
+    """A notebook after its execution by a program of `notebooks/`, and the history that it left."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *program: str, **variables: str) -> None:
+        self.folder = folder
         self.project = folder / "notebooks" / "iris"
-        self.environment = {**os.environ, "HOME": str(folder), "AML_HOME": str(folder / "kept")}
+        self.home = str(folder / "kept")
+        self.environment = {**os.environ, "HOME": str(folder), "AML_HOME": self.home, **variables}
+        self.environment.pop("AML_REQUIRE", None)
         shutil.copytree(NOTEBOOKS, folder / "notebooks", ignore=shutil.ignore_patterns(".*", "__pycache__"))
         self.before = self.files()
-        answer = subprocess.run(
-            [sys.executable, str(folder / "notebooks" / "demo.py"), str(folder / "executed.ipynb")],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-        )
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-        self.printed = answer.stdout
+        self.printed = self.python(*program)
         self.cells = [
             cell
             for cell in nbformat.read(folder / "executed.ipynb", as_version=4).cells
             if cell.cell_type == "code"
         ]
         self.runs: dict[str, Any] = {run["name"] or "script": run for run in self.aml("runs")}
+
+    def python(self, *words: str, status: int = 0, **variables: str) -> str:
+        """What Python printed where the notebooks are."""
+        answer = subprocess.run(
+            [sys.executable, *words],
+            cwd=self.folder / "notebooks",
+            env={**self.environment, **variables},
+            capture_output=True,
+            text=True,
+        )
+        assert answer.returncode == status, answer.stdout + answer.stderr
+        return answer.stdout
 
     def aml(self, *arguments: str) -> Any:
         command = [os.path.join(sysconfig.get_path("scripts"), "aml"), *arguments, "--json"]
@@ -66,7 +82,9 @@ class Executed:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
-    return Executed(tmp_path_factory.mktemp("quickstart"))
+    return Executed(
+        tmp_path_factory.mktemp("quickstart"), "demo.py", "../executed.ipynb", DOCKER_HOST=NO_ENGINE
+    )
 
 
 def test_every_run_of_the_quickstart_completes(executed: Executed) -> None:
@@ -117,3 +135,127 @@ def test_the_demo_prints_id_status_metrics_and_artifacts(executed: Executed) -> 
     assert f"{executed.runs['first-model']['run_id']}  Completed" in executed.printed
     assert "accuracy = 0.9" in executed.printed
     assert "outputs/model.pkl" in executed.printed
+    assert "first-model on local" in executed.printed
+
+
+def test_the_demo_says_that_no_engine_answers(executed: Executed) -> None:
+    assert "not run on docker:\n  engine: the Docker engine at /nowhere/docker.sock does not answer" in (
+        executed.printed
+    )
+    assert "Start Docker" in executed.printed
+
+
+def test_the_demo_fails_for_want_of_an_engine_where_one_is_required(executed: Executed) -> None:
+    asked = ("-c", "import demo, pathlib; demo.on_docker(pathlib.Path('../demo.ipynb'))")
+    assert "not run on docker:" in executed.python(*asked, status=1, AML_REQUIRE="strace,docker")
+
+
+# --- in containers ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made_for(engine: Engine) -> Iterator[Callable[[str], None]]:
+    """Told of a home, removes the images that were made for it."""
+    homes: list[str] = []
+
+    def note(home: str) -> None:
+        homes.append(home)
+        engines.HOMES.append(home)
+
+    yield note
+    for home in homes:
+        mine = f"label=aml.home={engines.home_mark(home)}"
+        if found := engine.docker("image", "ls", "--quiet", "--filter", mine).split():
+            engine.docker("image", "rm", "--force", *found)
+
+
+@pytest.mark.timeout(600)
+def test_the_docker_notebook_does_what_it_shows(tmp_path: Path, made_for: Callable[[str], None]) -> None:
+    made_for(str(tmp_path / "kept"))
+    execute = "import demo, pathlib as p; demo.execute(p.Path('docker.ipynb'), p.Path('../executed.ipynb'))"
+    executed = Executed(tmp_path, "-c", execute)
+
+    assert {name: run["status"] for name, run in executed.runs.items()} == {
+        "first-in-a-container": "Completed",
+        "look-from-here": "Completed",
+        "look-from-the-container": "Completed",
+        "both-local": "Completed",
+        "both-docker": "Completed",
+        "too-small": "Failed",
+    }
+    # what was told while the environment was made is in the card: it would look like an error
+    shown = executed.outputs("%%amlrun docker --name first")
+    assert not [one for one in shown if one.output_type == "stream" and one.name == "stderr"]
+    assert any("image/png" in one.data for one in shown if "data" in one)
+
+    assert "FAILED" not in executed.text("%aml targets test")
+    assert executed.artifacts("first-in-a-container").keys() == {"outputs/model.pkl", "outputs/petals.png"}
+    assert executed.runs["first-in-a-container"]["metrics"]["accuracy"] > 0.9
+    assert "Counter({" in executed.text("%%amlrun local --name look")
+    assert executed.text("%%amlrun docker --name look") == (
+        "working in /azureml-run with the share /azureml-share/\nlooked at on this computer\n"
+    )
+    verdict = executed.outputs("%%amlrun local,docker")[-1].data["text/plain"]
+    assert verdict.startswith("= Portability: identical on local, docker")
+    assert "scikit-learn" in executed.outputs("%aml env show")[-1].data["text/html"]
+    assert executed.runs["too-small"]["reason"] == "run.oom"
+    assert "its limit is 64 MiB (-m)" in executed.text("%%amlrun docker --cpus")
+    assert executed.files() == executed.before
+
+    # with the environment that is there now
+    printed = executed.python("-c", "import demo, pathlib; demo.on_docker(pathlib.Path('../demo.ipynb'))")
+    assert "Completed" in printed
+    assert "in-a-container on docker" in printed
+    assert "outputs/model.pkl" in printed
+    assert "aml targets sweep docker --images" in printed
+
+
+def test_the_docker_notebook_has_the_cell_of_the_quickstart() -> None:
+    bodies = [
+        {cell.source.partition("\n")[2] for cell in nbformat.read(NOTEBOOKS / name, as_version=4).cells}
+        for name in ("quickstart.ipynb", "docker.ipynb")
+    ]
+    assert [body for body in bodies[0] & bodies[1] if "LogisticRegression" in body]
+
+
+PINNED = ("scikit-learn", "numpy", "scipy", "joblib", "threadpoolctl", "matplotlib", "pillow")
+
+
+@pytest.mark.timeout(600)
+def test_the_iris_scripts_leave_the_same_artifacts_in_a_container(
+    home: str, tmp_path: Path, engine: Engine, made_for: Callable[[str], None]
+) -> None:
+    if sys.version_info[:2] != (3, 11):
+        missing("python3.11", "the image has this version, and packages of the same versions are compared")
+    made_for(home)
+    # something of its own, so that no other test makes or removes the same image
+    pins = [*(f"{name}=={version(name)}" for name in PINNED), "idna"]
+    text = "dependencies:\n  - pip:\n" + "".join(f"    - {pin}\n" for pin in pins)
+    for source, script in ((NOTEBOOKS / "iris", "train.py"), (IRIS_2018, "train_and_share.py")):
+        project = tmp_path / source.name
+        shutil.copytree(source, project, ignore=shutil.ignore_patterns(".*", "aml_config", "outputs"))
+        (project / "aml_config").mkdir()
+        (project / "aml_config" / "conda_dependencies.yml").write_text(text)
+        left = {target: what_it_leaves(project, target, script) for target in ("local", "docker")}
+        assert left["docker"] == left["local"]
+        assert "outputs/model.pkl" in left["local"]["artifacts"]
+
+
+def what_it_leaves(project: Path, target: str, script: str) -> dict[str, Any]:
+    """Metrics and artifacts of a run, those with their hashes, and what lies in the share after it."""
+    aml = os.path.join(sysconfig.get_path("scripts"), "aml")
+
+    def ask(*words: str) -> Any:
+        answer = subprocess.run([aml, *words, "--json"], cwd=project, capture_output=True, check=False)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return json.loads(answer.stdout)
+
+    ask("run", target, script)
+    run = ask("show", "@last")
+    assert run["target"] == target
+    share = next(Path(os.environ["HOME"], ".azureml", "share").glob(f"*/*/{project.name}"))
+    return {
+        "metrics": run["metrics"],
+        "artifacts": {item["path"]: item["sha256"] for item in ask("ls", "@last")},
+        "share": {path.name: path.read_bytes() for path in share.iterdir()},
+    }
