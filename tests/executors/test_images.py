@@ -28,7 +28,7 @@ from aml_jupyter.executors.docker import builds, images
 from aml_jupyter.executors.docker.containers import home_label, labels
 from tests.base_image import BASE_IMAGE
 from tests.conda_channel import MINOR, PLATFORM, VERSION, conda_channel
-from tests.engines import Engine
+from tests.engines import Engine, PrivateEngine
 from tests.package_index import Index, lock_of, served
 from tests.registry import registry
 
@@ -667,3 +667,50 @@ def c_library() -> dict[str, bytes]:
     kinds = ("libc.", "libm.", "ld-linux", "libpthread", "libdl", "librt", "libutil", "libgcc_s")
     paths = {word for word in words if word.startswith("/") and os.path.basename(word).startswith(kinds)}
     return {path.lstrip("/"): Path(path).read_bytes() for path in paths if os.path.isfile(path)}
+
+
+def test_a_build_whose_container_is_removed_by_hand_says_so(engine: Engine, base: str, index: Index) -> None:
+    lock = lock_of(index.add("alpha"))
+    index.open.clear()
+
+    def remove() -> None:
+        wait_until(lambda: any("/files/" in one for one in index.requests), "the build is under way")
+        for container in own_containers(engine):
+            engine.docker("rm", "--force", container["Id"], check=False)
+        index.open.set()
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    with pytest.raises(EnvironmentFailed) as caught:
+        images.environment_image(engine.socket, base, lock, tell=silent)
+    thread.join()
+    assert caught.value.code == "environment.build_failed"
+    assert images.environment_image(engine.socket, base, lock, tell=silent)
+
+
+@pytest.mark.faults
+@pytest.mark.root
+def test_a_build_goes_on_from_nothing_after_its_engine_was_killed(
+    private_engine: PrivateEngine, home: str, index: Index
+) -> None:
+    own = private_engine
+    base = images.ensure_image(own.socket, BASE_IMAGE, pull="never", tell=silent)
+    lock = lock_of(index.add("alpha"))
+    index.open.clear()
+
+    def kill() -> None:
+        wait_until(lambda: any("/files/" in one for one in index.requests), "the build is under way")
+        own.kill()
+        index.open.set()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(TargetUnavailable) as caught:
+        images.environment_image(own.socket, base, lock, tell=silent)
+    thread.join()
+    assert caught.value.code == "engine.unavailable"
+    own.start()
+    made = images.environment_image(own.socket, base, lock, tell=silent)
+    assert in_image(own, made, "python", "-c", "import alpha; print(alpha.version)") == "1.0"
+    wait_until(lambda: not own_containers(own), "the container is gone")
+    own.docker("image", "rm", "--force", made)

@@ -17,7 +17,7 @@ from aml_jupyter.config import aml_home
 from aml_jupyter.confined import make_root, remove_tree
 from aml_jupyter.errors import EnvironmentFailed
 from aml_jupyter.executors.docker import sdk
-from aml_jupyter.executors.docker.containers import labels
+from aml_jupyter.executors.docker.containers import home_label, labels
 from aml_jupyter.executors.docker.engine import Engine
 from aml_jupyter.executors.docker.images import (
     PREFIX,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 DEEPEST = 20
 # seconds between two looks at what another one builds
 PAUSE = 0.3
+# seconds that the removal of a container may take
+PATIENCE = 15.0
 # seconds after which a container that nobody is known to build in is in the way: one that was never
 # started, one that runs (it would have ended with its builder, unless the line to it hangs)
 STALE_CREATED, STALE_RUNNING = 600.0, 6 * 3600.0
@@ -110,6 +112,7 @@ class Build:
                 credentials=self.credentials,
                 tell=self.tell,
             )
+            _prune(client)
             if not again:
                 self.parent = self._parent(client, installation.user)
             with self._container(client, installation, again=again) as container:
@@ -171,17 +174,22 @@ class Build:
         finally:
             if line is not None:
                 sdk.hang_up(line)
-            self._end(container)
+            self._end(client, container)
 
-    def _end(self, container: str) -> None:
+    def _end(self, client: Any, container: str) -> None:
         """End a container.  The engine removes it by itself: that takes seconds, and nobody waits for it."""
         found = self.engine.container(container)
-        if found is None:
-            return
-        if found["State"].get("Running"):
+        state = found["State"]["Status"] if found else ""
+        if state == "running":
             self.engine.kill(container, "SIGKILL")
-        elif found["State"].get("Status") == "created":
+        elif state == "created":
             self.engine.remove(container)
+        else:
+            # somebody else removes it, and may leave its volume
+            due = time.monotonic() + PATIENCE
+            while self.engine.container(container) is not None and time.monotonic() < due:
+                time.sleep(PAUSE)
+            _prune(client)
 
     def _create(self, client: Any, installation: Installation, *, again: bool) -> str | None:
         marks = labels("build", environment=self.lock.digest, namespace=_namespace())
@@ -277,6 +285,11 @@ class Build:
             code="environment.build_failed",
             hint="Nothing is left of it. control.log of the run has the whole output.",
         )
+
+
+def _prune(client: Any) -> None:
+    """Remove volumes of builds whose container was removed without them: by hand, or by an engine's start."""
+    client.prune_volumes(filters={"label": [f"aml.home={home_label()}", "aml.role=build"]})
 
 
 def identities(lock: Lock) -> list[str]:

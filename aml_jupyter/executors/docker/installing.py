@@ -358,6 +358,8 @@ class Installation:
                         self._tell(text)
             finally:
                 sdk.hang_up(connected)
+            if self.engine.container(container) is None:
+                return None, lines
             return self.client.exec_inspect(made["Id"])["ExitCode"], lines
         except sdk.api_error() as error:
             if error.status_code not in (404, 409):
