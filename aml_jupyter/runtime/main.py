@@ -34,41 +34,12 @@ def _take_variables() -> None:
     os.environ.update(plain.loads(line.decode("ascii")))
 
 
-def _wait_for_variables(seconds: float) -> None:
-    """The same in a container that waits for a run: everything is loaded before, and waiting has an end."""
-    import os
-    import signal
-
-    # the first process of a container is ended only by a signal that it handles
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
-    sys.path.insert(0, __file__.rpartition("/")[0] or ".")
-    import _ctypes  # noqa: F401
-    import select
-    import time
-
-    import follow  # noqa: F401
-    import plain
-
-    # of the clock that goes on while the machine sleeps
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    due = time.clock_gettime(clock) + seconds
-    line = b""
-    while not line.endswith(b"\n"):
-        left = due - time.clock_gettime(clock)
-        if left <= 0:
-            sys.exit(0)
-        # in short stretches: what measures these stands still while the machine sleeps
-        if select.select([0], [], [], min(left, 30.0))[0]:
-            part = os.read(0, 1 << 16)
-            if not part:
-                sys.exit(0)
-            line += part
-    os.environ.update(plain.loads(line.decode("ascii")))
-
-
 if __name__ == "__main__":
     if sys.argv[3:]:
-        _wait_for_variables(float(sys.argv[3]))
+        sys.path.insert(0, __file__.rpartition("/")[0] or ".")
+        import waiting
+
+        waiting.wait_for_variables(float(sys.argv[3]))
     elif sys.argv[2:] == ["stdin"]:
         _take_variables()
     main(sys.argv[1])
