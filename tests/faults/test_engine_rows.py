@@ -2,58 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
-import subprocess
-import sys
 import time
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from aml_jupyter import experiment, runs
-from aml_jupyter.config import find_project
 from aml_jupyter.experiment import Request
-from aml_jupyter.job import TERMINAL
-from aml_jupyter.runs import Record, RunDirectory
+from aml_jupyter.runs import Record
+from tests.container_runs import (
+    BOTH,
+    COMPUTE,
+    COUNTING,
+    FOR_SOME_SECONDS,
+    FOREVER,
+    assert_no_gap,
+    container_of,
+    ended,
+    hint,
+    kept,
+    let_end,
+    message,
+    project_in,
+    run,
+    states,
+    submit,
+    swept,
+    wait_for,
+)
 from tests.engines import BASE_IMAGE, PrivateEngine
 from tests.other_user import OtherUser
 from tests.requirements import need
-from tests.terminal import ROOT, aml, data, until
+from tests.terminal import aml, data, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.root]
-
-COMPUTE = """
-type: localdocker
-baseDockerImage: {}
-sharedVolumes: {}
-nativeSharedDirectory: ~/.azureml/share/
-"""
-# the working copy is mounted, or copied in and out
-BOTH = pytest.mark.parametrize("target", ["docker", "copied"])
-# prints until it is told to end, so that a line that is missing or twice is seen
-COUNTING = """
-import os, time
-number = 0
-while not os.path.exists("go"):
-    print("line", number, flush=True)
-    number += 1
-    time.sleep(0.02)
-open("outputs/result", "w").write("whole")
-print("done", number)
-"""
-FOR_SOME_SECONDS = COUNTING.replace('not os.path.exists("go")', "number < 150")
-FOREVER = """
-import time
-open("outputs/result", "w").write("whole")
-print("up", flush=True)
-time.sleep(600)
-"""
 
 
 @pytest.fixture
@@ -61,77 +46,6 @@ def project(
     tmp_path: Path, home: str, private_engine: PrivateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     return project_in(tmp_path, monkeypatch)
-
-
-def project_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "project"
-    (folder / "aml_config").mkdir(parents=True)
-    for name, shared in (("docker", "true"), ("copied", "false")):
-        (folder / f"aml_config/{name}.compute").write_text(COMPUTE.format(BASE_IMAGE, shared))
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def submit(project: Path, source: str, target: str = "docker", **options: Any) -> RunDirectory:
-    (project / "script.py").write_text(source)
-    return experiment.submit(Request(script="script.py", target=target, **options))
-
-
-def run(project: Path, source: str, target: str = "docker", **options: Any) -> Record:
-    return experiment.wait(submit(project, source, target, **options), 60)
-
-
-def states(directory: RunDirectory) -> list[str]:
-    lines = Path(directory.status_jsonl).read_text().splitlines()
-    return [json.loads(line)["status"] for line in lines]
-
-
-def ended(directory: RunDirectory, status: str, reason: str = "") -> Record:
-    """Wait for the one ending of a run, which must be this."""
-    record = experiment.wait(directory, 60)
-    assert (record.status, record.reason) == (status, reason), record.error
-    until(lambda: not runs.supervised(directory))
-    assert [state for state in states(directory) if state in TERMINAL] == [status]
-    return record
-
-
-def message(record: Record) -> str:
-    assert record.error is not None
-    return record.error["message"]
-
-
-def hint(record: Record) -> str:
-    assert record.error is not None
-    return record.error["hint"]
-
-
-def wait_for(directory: RunDirectory, text: str) -> None:
-    """Until the run has printed a text."""
-    log = Path(directory.log)
-    until(lambda: log.exists() and text.encode() in log.read_bytes())
-
-
-def let_end(directory: RunDirectory) -> None:
-    Path(directory.work, "go").touch()
-
-
-def container_of(engine: PrivateEngine, directory: RunDirectory) -> str:
-    (found,) = engine.containers(f"label=aml.run={directory.run_id}")
-    return str(found["Id"])
-
-
-def assert_no_gap(directory: RunDirectory, *, to_the_end: bool = True) -> None:
-    """The lines of COUNTING are in the log, each once; the last one is told when the script ended."""
-    lines = Path(directory.log).read_text().splitlines()
-    if to_the_end:
-        assert lines.pop() == f"done {len(lines)}"
-    assert lines == [f"line {number}" for number in range(len(lines))]
-
-
-def kept(directory: RunDirectory) -> list[str]:
-    """Artifacts of a run."""
-    top = Path(directory.home, "artifacts/ExperimentRun", directory.run_id, "outputs")
-    return sorted(path.name for path in top.iterdir()) if top.exists() else []
 
 
 # --- D1: no engine ------------------------------------------------------------------------------------------
@@ -314,12 +228,6 @@ def test_D5_D6_a_run_that_ends_while_its_engine_is_down_is_taken_in_when_it_is_b
     if target == "docker":
         private_engine.start()
     swept(directory)
-
-
-def swept(directory: RunDirectory) -> None:
-    """What a run could not remove itself goes when somebody sweeps."""
-    until(lambda: not runs.supervised(directory))
-    assert aml("targets", "sweep").returncode == 0
 
 
 # --- D7: others do something to the container ---------------------------------------------------------------
@@ -508,87 +416,6 @@ def test_D10_files_of_a_run_belong_to_the_user_who_submitted_it(
     assert len(written) == 2 + len(share)
     removed = docker_user.run("sh", "-c", "rm -r .azureml project")
     assert removed.returncode == 0, removed.stderr
-
-
-# --- D14: one container for a run ---------------------------------------------------------------------------
-
-SUPERVISE = """
-import sys
-sys.path[0] = {parent!r}
-from aml_jupyter.supervisor import supervise
-supervise({directory!r}, {{}})
-"""
-MODEL = "open('outputs/result', 'w').write('whole'); print('done', 0)"
-
-
-def prepared_run(project: Path, target: str) -> RunDirectory:
-    """A run that is written and that nobody supervises yet."""
-    (project / "script.py").write_text(MODEL)
-    return experiment.write(experiment.plan(Request(script="script.py", target=target), find_project()))
-
-
-def supervise_command(directory: RunDirectory) -> list[str]:
-    code = SUPERVISE.format(parent=ROOT, directory=directory.path)
-    return [sys.executable, "-S", "-E", "-s", "-c", code]
-
-
-def talks(directory: RunDirectory, trace: Path) -> list[tuple[str, int]]:
-    """(call, how many of it) for each call by which a supervisor talks to the engine."""
-    calls = "connect,sendto,recvfrom"
-    traced = ["strace", "-o", str(trace), "-e", f"trace={calls}", *supervise_command(directory)]
-    subprocess.run(traced, check=True, timeout=60, stdin=subprocess.DEVNULL)
-    seen: Counter[str] = Counter()
-    found = []
-    for line in trace.read_text(errors="replace").splitlines():
-        if call := re.match(r"(\w+)\(", line):
-            seen[call[1]] += 1
-            found.append((call[1], seen[call[1]]))
-    return found
-
-
-@BOTH
-def test_D14_a_supervisor_killed_at_any_word_with_the_engine_starts_no_second_container(
-    project: Path, private_engine: PrivateEngine, tmp_path: Path, target: str
-) -> None:
-    strace = need("strace")
-    warm_up = prepared_run(project, target)
-    subprocess.run(supervise_command(warm_up), check=True, timeout=60, stdin=subprocess.DEVNULL)
-    points = talks(prepared_run(project, target), tmp_path / "trace")
-    assert len(points) > 10
-    # a half of them where there are many: whole archives are sent and received
-    points = points[:: 1 + len(points) // 40]
-    since = datetime.now(UTC).isoformat()
-    killed = 0
-    directories = []
-    for call, number in points:
-        directory = prepared_run(project, target)
-        inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]
-        done = subprocess.run(
-            [strace, "-o", "/dev/null", *inject, *supervise_command(directory)],
-            timeout=60,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        killed += done.returncode == -signal.SIGKILL
-        record = experiment.wait(directory, 60)
-        assert record.status == "Completed", (call, number, record.error)
-        assert kept(directory) == ["result"], (call, number)
-        assert Path(directory.log).read_text() == "done 0\n", (call, number)
-        directories.append(directory)
-    assert killed > len(points) * 0.8
-    until(lambda: not any(map(runs.supervised, directories)))
-    # one that was killed after the ending was written had no time to remove its container
-    assert aml("targets", "sweep").returncode == 0
-    assert private_engine.containers() == []
-    for directory in directories:
-        assert starts(private_engine, directory, since) == 1, directory.run_id
-
-
-def starts(engine: PrivateEngine, directory: RunDirectory, since: str) -> int:
-    """How many containers of a run an engine has started."""
-    filters = [f"--filter=label=aml.run={directory.run_id}", "--filter=event=start"]
-    until_now = ["--since", since, "--until", datetime.now(UTC).isoformat()]
-    return len(engine.docker("events", *until_now, *filters).splitlines())
 
 
 # --- D15: clocks --------------------------------------------------------------------------------------------
