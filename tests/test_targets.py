@@ -501,9 +501,9 @@ def test_what_runs_left_on_a_machine_is_removed_there(sshd: Sshd, tmp_path: Path
     connection = sshd.connect(tmp_path / "c")
     there = tmp_path / "login"
     for name in ("runs/aml-r_1-aa/job", "runs/aml-r_2-bb/job", "objects/ab", "objects/cd"):
-        (there / ".azureml" / name).mkdir(parents=True)
-    old, new = there / ".azureml/objects/ab/abc", there / ".azureml/objects/cd/cde"
-    for path in (old, new, there / ".azureml/runs/aml-r_1-aa/job/log"):
+        (there / ".azureml/remote" / name).mkdir(parents=True)
+    old, new = there / ".azureml/remote/objects/ab/abc", there / ".azureml/remote/objects/cd/cde"
+    for path in (old, new, there / ".azureml/remote/runs/aml-r_1-aa/job/log"):
         path.write_text("x" * 100)
     os.utime(old, (0, 0))
     for dry_run in (True, False):
@@ -512,5 +512,5 @@ def test_what_runs_left_on_a_machine_is_removed_there(sshd: Sshd, tmp_path: Path
         assert found[1].bytes == 100
         assert old.exists() is dry_run
     assert new.exists()
-    assert sorted(os.listdir(there / ".azureml/runs")) == ["aml-r_2-bb"]
+    assert sorted(os.listdir(there / ".azureml/remote/runs")) == ["aml-r_2-bb"]
     assert machine.sweep(connection, {"aml-r_1-aa"}, 30.0, dry_run=False) == []

@@ -148,7 +148,7 @@ class Connection:
         if answer.code == 44:
             return None
         if answer.code != 0:
-            raise self._failure(f"{path} cannot be read", answer)
+            raise self.failure(f"{path} cannot be read", answer)
         return answer.out
 
     def forward(self, remote_socket: str) -> str:
@@ -230,9 +230,10 @@ class Connection:
         ), False
 
     def _not_written(self, path: str, answer: Answer) -> TargetUnavailable:
-        return self._failure(f"{path} was not written", answer)
+        return self.failure(f"{path} was not written", answer)
 
-    def _failure(self, what: str, answer: Answer) -> TargetUnavailable:
+    def failure(self, what: str, answer: Answer) -> TargetUnavailable:
+        """The error for a command that could not write or read there: `store.no_space` and its like."""
         said = answer.err.decode("utf-8", "replace")
         code, hint = "store.unavailable", ""
         if "No space left" in said or "quota exceeded" in said:

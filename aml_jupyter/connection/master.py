@@ -63,11 +63,13 @@ class Login(Value):
         given = [
             *("StrictHostKeyChecking=yes", "ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes"),
             *("PermitLocalCommand=no", "RemoteCommand=none", "RequestTTY=no", "Tunnel=no"),
+            *self._ways(),
+            # the first of two values counts: what follows can be set otherwise
+            *self.options,
             f"ConnectTimeout={max(1, round(timing.connect))}",
             f"ServerAliveInterval={timing.alive_interval}",
             f"ServerAliveCountMax={timing.alive_count}",
-            *self._ways(),
-            *self.options,
+            f"ControlPersist={timing.persist}",
         ]
         arguments = [word for option in given for word in ("-o", option)]
         arguments += ["-p", str(whom.port)] if whom.port else []
@@ -261,9 +263,8 @@ class Master:
         """Start the master, which goes into the background after the login: what it said, and its status."""
         import subprocess
 
-        persist = f"ControlPersist={self.login.timing.persist}"
         # what is tried and which key is shown stand only in these notes; they end with the login
-        first = ["-M", "-N", "-f", "-T", "-S", self.path, "-o", "LogLevel=DEBUG1", "-o", persist]
+        first = ["-M", "-N", "-f", "-T", "-S", self.path, "-o", "LogLevel=DEBUG1"]
         extra = ["-o", "StreamLocalBindUnlink=yes", "-o", "StreamLocalBindMask=0177"]
         process = subprocess.Popen(
             [program("ssh"), *first, *extra, *self.login.arguments()],

@@ -24,10 +24,16 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, Dict, Iterator, List, Tuple
 
 BLOCK = 1 << 20
+# seconds between two words on how far it is
+PAUSE = 2.0
 
 
 class Refused(Exception):
     """What came is not what was announced."""
+
+
+class Vanished(Exception):
+    """A content that was here is not any more: it has to be sent again."""
 
 
 def main(folder: str, source: "BinaryIO", answers: "BinaryIO") -> int:
@@ -40,12 +46,14 @@ def main(folder: str, source: "BinaryIO", answers: "BinaryIO") -> int:
         document = json.loads(zlib.decompress(_exactly(source, order["size"])).decode("utf-8"))
         if order["do"] == "receive":
             receive(document, source, answers)
-        elif order["do"] == "gather":
-            gather(document["run"], answers)
         else:
-            sweep(document["days"], answers)
-    except (OSError, ValueError, KeyError, Refused, zlib.error, EOFError) as error:
-        say = {"error": str(error) or type(error).__name__, "errno": getattr(error, "errno", None)}
+            gather(document, answers)
+    except (OSError, ValueError, KeyError, Refused, Vanished, zlib.error, EOFError) as error:
+        say = {
+            "error": str(error) or type(error).__name__,
+            "errno": getattr(error, "errno", None),
+            "again": isinstance(error, Vanished),
+        }
         if order_of(line) == "gather":  # what it answers is an archive
             sys.stderr.write(json.dumps(say) + "\n")
         else:
@@ -74,30 +82,56 @@ def _exactly(source: "BinaryIO", size: int) -> bytes:
     return data
 
 
+class Progress:
+    """Says every other second how many bytes have been taken in, also while none come."""
+
+    def __init__(self, answers: "BinaryIO") -> None:
+        self.answers = answers
+        self.stored = 0
+        self.due = time.monotonic() + PAUSE
+
+    def add(self, size: int = 0) -> None:
+        """Something was done."""
+        self.stored += size
+        if time.monotonic() >= self.due:
+            _say(self.answers, {"stored": self.stored})
+            self.due = time.monotonic() + PAUSE
+
+
 def receive(document: "Dict[str, Any]", source: "BinaryIO", answers: "BinaryIO") -> None:
     """Ask for the contents that are not here, then lay out the run.
 
-    `contents` are SHA-256 in hex; `work`, `job` and `runtime` are rows
-    `[kind, path, mode, content or target]` with an index into `contents`.
+    `contents` are SHA-256 in hex; `work`, `job` and `runtime` are rows `[kind, path, mode, what]`: the index
+    of a content, or the target of a link.
     """
     contents = document["contents"]
-    missing = [number for number, digest in enumerate(contents) if not os.path.exists(_object(digest))]
+    missing = [number for number, digest in enumerate(contents) if not _is_here(digest)]
     _say(answers, {"missing": missing})
+    progress = Progress(answers)
     for number in missing:
-        _store(contents[number], source)
-    now = time.time()
-    for digest in contents:
-        os.utime(_object(digest), (now, now))  # sweep looks at when one was used last
+        _store(contents[number], source, progress)
     runtime = "runtimes/" + _name(document["version"])
     if not os.path.isdir(runtime):
-        _appear(runtime, document["runtime"], contents)
+        _appear(runtime, document["runtime"], contents, progress)
     run = "runs/" + _name(document["run"])
     os.makedirs(run, exist_ok=True)
+    for name in os.listdir(run):  # of one that was killed
+        if name.startswith(("job.", "work.")):
+            shutil.rmtree(run + "/" + name, ignore_errors=True)
     if not os.path.isdir(run + "/job"):
-        _appear(run + "/job", document["job"], contents)
+        _appear(run + "/job", document["job"], contents, progress)
     if not os.path.isdir(run + "/work"):
-        _appear(run + "/work", document["work"], contents, run + "/laid_out")
+        _appear(run + "/work", document["work"], contents, progress, run + "/laid_out")
     _say(answers, {"done": True})
+
+
+def _is_here(digest: str) -> bool:
+    """Whether a content is here; the time of its last use is what a sweep looks at."""
+    try:
+        os.utime(_object(digest))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _name(text: str) -> str:
@@ -110,7 +144,7 @@ def _object(digest: str) -> str:
     return "objects/%s/%s" % (digest[:2], digest)
 
 
-def _store(digest: str, source: "BinaryIO") -> None:
+def _store(digest: str, source: "BinaryIO", progress: Progress) -> None:
     """Take in one content: its size on a line, its bytes."""
     left = int(source.readline() or b"-1")
     if left < 0:
@@ -126,17 +160,34 @@ def _store(digest: str, source: "BinaryIO") -> None:
                 found.update(block)
                 file.write(block)
                 left -= len(block)
-            file.flush()
-            os.fsync(file.fileno())
+                progress.add(len(block))
         if found.hexdigest() != digest:
             raise Refused("a content is not what it was announced as")
         os.rename(partial, path)
     finally:
         if os.path.exists(partial):
             os.unlink(partial)
+    progress.add()
 
 
-def _appear(folder: str, rows: "List[List[Any]]", contents: "List[str]", seen: "str" = "") -> None:
+def _copy(digest: str, where: str) -> None:
+    """A content as a file.  It is verified: what a power cut left of one must not become a run's."""
+    found = hashlib.sha256()
+    try:
+        with open(_object(digest), "rb") as file, open(where, "xb") as copy:
+            for block in iter(lambda: file.read(BLOCK), b""):
+                found.update(block)
+                copy.write(block)
+    except FileNotFoundError:
+        raise Vanished("a content was removed meanwhile") from None
+    if found.hexdigest() != digest:
+        os.unlink(_object(digest))
+        raise Vanished("a content was damaged")
+
+
+def _appear(
+    folder: str, rows: "List[List[Any]]", contents: "List[str]", progress: Progress, seen: "str" = ""
+) -> None:
     """Make a tree under another name and rename it; `seen` is a file for how its files were when made."""
     partial = "%s.%s" % (folder, os.urandom(8).hex())
     made = {}
@@ -151,18 +202,27 @@ def _appear(folder: str, rows: "List[List[Any]]", contents: "List[str]", seen: "
                 os.symlink(what, where)
             else:
                 os.makedirs(os.path.dirname(where), exist_ok=True)
-                shutil.copyfile(_object(contents[what]), where)
+                _copy(contents[what], where)
                 os.chmod(where, mode | 0o600)
-                about = os.stat(where)
-                made[path] = [about.st_size, about.st_mtime_ns]
+                made[path] = _seen(os.stat(where))
+            progress.add()
         if seen:
             os.makedirs(partial + "/outputs", exist_ok=True)
             with open(seen, "w", encoding="ascii") as file:
                 json.dump(made, file)
-        os.rename(partial, folder)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if not os.path.isdir(folder):  # made by another one meanwhile
+                raise
     finally:
         if os.path.exists(partial):
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _seen(about: os.stat_result) -> str:
+    """What tells whether a file is still as it was."""
+    return "%d %d %d" % (about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 
 def _below(path: str) -> str:
@@ -171,17 +231,28 @@ def _below(path: str) -> str:
     return path
 
 
-def gather(run: str, answers: "BinaryIO") -> None:
-    """Give what a run added or changed in its working copy as an uncompressed tar."""
-    folder = "runs/" + _name(run)
+def gather(document: "Dict[str, Any]", answers: "BinaryIO") -> None:
+    """Give what a run added or changed in its working copy as an uncompressed tar.
+
+    Without what the asker has already: `have` are paths with what `AML.seen` said in their headers.
+    """
+    folder = "runs/" + _name(document["run"])
+    work, have = folder + "/work/", document["have"]
     with open(folder + "/laid_out", encoding="ascii") as file:
         made = json.load(file)
     archive = tarfile.open(fileobj=answers, mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape")
     with archive:
         for path, about in _entries(folder + "/work", ""):
-            if made.get(path) == [about.st_size, about.st_mtime_ns]:
+            seen = _seen(about)
+            if seen in (made.get(path), have.get(path)):
                 continue
-            archive.add(os.path.join(folder, "work", path), "azureml-run/" + path, recursive=False)
+            member = archive.gettarinfo(work + path, "azureml-run/" + path)
+            member.pax_headers = {"AML.seen": seen}
+            if member.isreg():
+                with open(work + path, "rb") as content:
+                    archive.addfile(member, content)
+            else:
+                archive.addfile(member)
     answers.flush()
     sys.stderr.write('{"done": true}\n')
 
@@ -214,24 +285,6 @@ def _readable(path: str) -> bool:
         sys.stderr.write(json.dumps({"unreadable": path, "error": str(error)}) + "\n")
         return False
     return True
-
-
-def sweep(days: float, answers: "BinaryIO") -> None:
-    """Remove contents that no run has used for some days."""
-    oldest = time.time() - days * 86400
-    removed = freed = 0
-    for folder, _, names in os.walk("objects"):
-        for name in names:
-            path = os.path.join(folder, name)
-            try:
-                about = os.stat(path)
-                if about.st_mtime < oldest:
-                    os.unlink(path)
-                    removed += 1
-                    freed += about.st_size
-            except FileNotFoundError:
-                continue
-    _say(answers, {"done": True, "removed": removed, "bytes": freed})
 
 
 if __name__ == "__main__":

@@ -69,7 +69,11 @@ class DockerExecutor:
         """
         from aml_jupyter.executors.docker.environments import image_for
 
-        return image_for(_place(job), job, tell)
+        place = _place(job)
+        try:
+            return image_for(place, job, tell)
+        except TargetUnavailable as error:
+            raise place.explained(error) from error
 
     def prepare(self, job: Job, tell: Tell) -> None:
         """Make image, environment and working copy ready."""
@@ -85,6 +89,8 @@ class DockerExecutor:
 
     def find(self, job: Job) -> Handle | None:
         """The handle of a container of this job that was started, or that needs nothing to be."""
+        if not os.path.exists(_prepared(job)):
+            return None  # nobody came as far as to start it
         place = _place(job)
         found = place.engine().container(warm.container_of(job.directory) or containers.container_name(job))
         if found is None:
@@ -205,7 +211,8 @@ class DockerExecutor:
         """Whether the engine ended the container because it was stopped itself."""
         from aml_jupyter.executors.docker.evidence import engine_ended_it
 
-        return engine_ended_it(_place_of(handle).engine, handle)
+        place = _place_of(handle)
+        return place.restarted(handle) or engine_ended_it(place.engine, handle)
 
     def collect(self, handle: Handle, into: str) -> None:
         """Bring the working copy out of a container that mounts none."""

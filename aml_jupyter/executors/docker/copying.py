@@ -20,7 +20,7 @@ from aml_jupyter.working_copy import script_missing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import IO
 
     from aml_jupyter.executors.docker.engine import Engine
@@ -117,12 +117,19 @@ class _Stream(io.RawIOBase):
         return b"".join(parts)
 
 
-def unpack(blocks: Iterator[bytes], into: str, *, replace: bool = False) -> None:
+def unpack(
+    blocks: Iterator[bytes],
+    into: str,
+    *,
+    replace: bool = False,
+    placed: Callable[[str, Mapping[str, str]], None] = lambda _path, _headers: None,
+) -> None:
     """Write the members of an archive below a folder; what may not be written is left out.
 
     Members are files, folders, links (kept as links, never followed) and hard links (copied); the name of
-    each lies below `/azureml-run`; with `replace` a
-    member takes the place of what is there.  Raises ArtifactError `artifact.too_big`, `artifact.invalid`.
+    each lies below `/azureml-run`; with `replace` a member takes the place of what is there.  `placed` is
+    called with the path and the headers of each when it is there.
+    Raises ArtifactError `artifact.too_big`, `artifact.invalid`.
     """
     try:
         with tarfile.open(fileobj=_Stream(blocks), mode="r|", errorlevel=2) as archive, Root(into) as root:
@@ -133,17 +140,20 @@ def unpack(blocks: Iterator[bytes], into: str, *, replace: bool = False) -> None
                         code="artifact.too_big",
                         hint="Write many small results into one archive.",
                     )
-                _place(archive, member, root, replace=replace)
+                path = _place(archive, member, root, replace=replace)
+                if path:
+                    placed(path, member.pax_headers)
     except (tarfile.TarError, EOFError) as error:
         raise ArtifactError(
             f"what the engine sent of the container's files is not whole: {error}", code="artifact.invalid"
         ) from error
 
 
-def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Root, *, replace: bool) -> None:
+def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Root, *, replace: bool) -> str:
+    """The path below the folder where a member was put; empty when it was left out."""
     head, _, path = member.name.partition("/")
     if head != TOP or not path:
-        return
+        return ""
     try:
         if replace and not member.isdir():
             root.remove_tree(path)
@@ -158,7 +168,8 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Root, *, rep
         elif member.issym():
             _link(root, member.linkname, path)
     except ConfinedError:  # a name or place that no honest archive has; the rest is worth having
-        return
+        return ""
+    return path
 
 
 def _write(source: IO[bytes], size: int, root: Root, path: str, mode: int) -> None:

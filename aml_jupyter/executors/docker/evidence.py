@@ -27,13 +27,18 @@ STOPPED = (
 )
 
 
+def evidence_of(engine: Engine, handle: Handle) -> Gone:
+    """The evidence for a container that is gone and has left no ending.  Raises TargetUnavailable."""
+    found = _settled(engine, handle["container"]) if handle["container"] else None
+    if found is None:
+        return _removed(engine, handle)
+    return _ended(engine, handle, found["State"])
+
+
 def why_gone(engine: Engine, handle: Handle) -> Gone:
-    """The evidence for a container whose process is gone and which has left no ending."""
+    """The evidence for a container whose process this kernel knows to be gone, whatever its engine says."""
     try:
-        found = _settled(engine, handle["container"]) if handle["container"] else None
-        if found is None:
-            return _removed(engine, handle)
-        return _ended(engine, handle, found["State"])
+        return evidence_of(engine, handle)
     except TargetUnavailable as error:
         return Gone(
             evidence=f"the container's process is gone and {error.message}: the engine ended it",

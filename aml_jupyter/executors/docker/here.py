@@ -102,6 +102,13 @@ class Here:
     def mirror(self, handle: Handle, into: str) -> None:
         """Nothing to bring: the container writes into the run directory."""
 
+    def restarted(self, _handle: Handle, /) -> None:
+        """This computer was not restarted under the process that asks."""
+
+    def explained(self, error: TargetUnavailable) -> TargetUnavailable:
+        """An error of the engine says all there is to say of one on this computer."""
+        return error
+
     def ended(self, handle: Handle) -> bool:
         """Whether the runtime has written the ending."""
         return os.path.exists(handle["job"] + "/exit.json")

@@ -8,6 +8,7 @@ import time
 from aml_jupyter.connection import quote
 from aml_jupyter.errors import TargetUnavailable
 from aml_jupyter.executors.docker.leftovers import Leftover
+from aml_jupyter.executors.docker.there import FOLDER
 from aml_jupyter.trial import LEAST_HOME, Check, clock, failed, skew, space
 
 TYPE_CHECKING = False
@@ -103,8 +104,10 @@ def sweep(connection: Connection, ended: Collection[str], days: float, *, dry_ru
         return found
     paths = " ".join(quote(one.id) for one in found if one.kind == "folder")
     answer = connection.run(
-        f"cd {quote(connection.home())}/.azureml || exit; "
+        f"cd {quote(_store(connection))} || exit; "
         + (f"chmod -R u+rwX -- {paths} 2>/dev/null; rm -rf -- {paths}; " if paths else "")
+        # of a runtime that was not laid out to its end
+        + "find runtimes -mindepth 1 -maxdepth 1 -name '*.????????????????' -mmin +1440 -exec rm -rf {} +; "
         + f"[ ! -d objects ] || {_unused(days)} -exec rm -f {{}} +",
         timeout=_LONG,
     )
@@ -113,12 +116,16 @@ def sweep(connection: Connection, ended: Collection[str], days: float, *, dry_ru
     return [one.replace(removed=True) for one in found]
 
 
+def _store(connection: Connection) -> str:
+    return f"{connection.home()}/{FOLDER}"
+
+
 def _folders(connection: Connection, ended: Collection[str]) -> Iterator[Leftover]:
-    answer = connection.run(f"cd {quote(connection.home())}/.azureml/runs && ls -1", timeout=PATIENCE)
+    answer = connection.run(f"cd {quote(_store(connection))}/runs && ls -1", timeout=PATIENCE)
     names = sorted({*answer.out.decode(errors="replace").split("\n")} & {*ended})
     for name in names:
         folder = f"runs/{name}"
-        asked = f"du -sk {quote(connection.home() + '/.azureml/' + folder)}"
+        asked = f"du -sk {quote(_store(connection))}/{quote(folder)}"
         size = connection.run(asked, timeout=_LONG).out.split()
         known = int(size[0]) << 10 if size and size[0].isdigit() else None
         yield Leftover(kind="folder", id=folder, name=name, why="its run has ended", bytes=known)
@@ -126,7 +133,7 @@ def _folders(connection: Connection, ended: Collection[str]) -> Iterator[Leftove
 
 def _contents(connection: Connection, days: float) -> Iterator[Leftover]:
     answer = connection.run(
-        f"cd {quote(connection.home())}/.azureml/objects && cd .. && {_unused(days)} -exec ls -ln {{}} +",
+        f"cd {quote(_store(connection))}/objects && cd .. && {_unused(days)} -exec ls -ln {{}} +",
         timeout=_LONG,
     )
     sizes = [int(line.split()[4]) for line in answer.out.decode(errors="replace").splitlines() if line]

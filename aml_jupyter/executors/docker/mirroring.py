@@ -1,92 +1,237 @@
-"""Brings `job/` of a run on another machine here, byte for byte, by the sizes of what is here already."""
+"""Brings `job/` of a run on another machine here, byte for byte, by the sizes of what is here already.
+
+What comes is the work of whatever ran there, on a machine that may lie: names are not taken from it, sizes
+are held to limits and to the room on this disk, payloads to their hashes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 
+from aml_jupyter import plainjson
 from aml_jupyter.confined import write_atomic
 from aml_jupyter.connection import quote
-from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.errors import AmlError, TargetUnavailable
+from aml_jupyter.job import Exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aml_jupyter.connection import Connection
 
+    # size there, bytes from the position that was asked for
+    Found = tuple[int, bytes]
+
 BLOCK = 1 << 20
-COMMAND = 60.0
+# seconds without a byte: a slow line takes its time for an answer
+STALL = 60.0
 LARGEST_PAYLOAD = 256 << 20
 MOST_PAYLOADS = 10_000
+# payloads that are asked for at once
+TOGETHER = 32
+# bytes of this disk that stay free
+RESERVE = 32 << 20
 GROWING = ("events.jsonl", "log")
 # each is written once or replaced whole
 SMALL = ("started.json", "heartbeat", "runtime.log")
+GONE = 44
+ENOSPC, EDQUOT = 28, 122
+HINT = "Free space here; the run goes on meanwhile, and what it wrote is brought then."
+_HEXADECIMAL = frozenset("0123456789abcdef")
 
-# one answer: for each file a line `name size bytes`, then the bytes; then the names of the payloads
-_SCRIPT = """
+# for each file a line `name size bytes`, then the bytes
+_GIVE = """
 cd {folder} 2>/dev/null || exit 44
-ended=0; [ -f exit.json ] && ended=1
 give() {{
   if [ -f "$1" ] && [ ! -L "$1" ]; then
     s=$(($(wc -c <"$1"))); n=$((s - $2)); [ "$n" -gt {block} ] && n={block}; [ "$n" -lt 0 ] && n=0
-    printf '%s %s %s\\n' "$1" "$s" "$n"
+    printf '%s %s %s\\n' "${{1##*/}}" "$s" "$n"
     [ "$n" -eq 0 ] || tail -c +$(($2 + 1)) <"$1" | head -c "$n"
-  else printf '%s -1 0\\n' "$1"; fi
+  else printf '%s -1 0\\n' "${{1##*/}}"; fi
 }}
+"""
+# the ending is given only when it was there before all else was looked at; then the names of payloads, unless
+# they are those that `known` is the checksum of
+_LOOK = """
+ended=0; [ -f exit.json ] && ended=1
 {gives}
 if [ $ended = 1 ]; then give exit.json 0; else printf 'exit.json -1 0\\n'; fi
-n=0; for f in data/*; do [ -f "$f" ] && [ ! -L "$f" ] || continue
+set -- data/*; k=$(printf '%s\\n' "$@" | cksum); printf '%s\\n' "$k"
+[ "$k" = {known} ] && exit 0
+n=0; for f do [ -f "$f" ] && [ ! -L "$f" ] || continue
   n=$((n + 1)); [ $n -gt {payloads} ] && break; printf '%s\\n' "${{f#data/}}"; done
 """
 
 
-def bring(connection: Connection, folder: str, into: str, limit: int) -> bool:
-    """Bring what is new; whether there was anything.  The ending comes when all that precedes it is here.
+class Mirror:
+    """One run's `job/` there and here; remembers which payloads it has seen."""
 
-    Raises TargetUnavailable, also for a machine that sends more than `limit` bytes of log or events.
-    """
-    something = False
-    while True:
-        found, payloads = _ask(connection, folder, into)
-        fetched = _payloads(connection, folder, into, payloads)
-        grown = [_append(into, name, *found[name], limit) for name in GROWING]
-        for name in SMALL:
-            size, data = found[name]
-            if size >= 0 and name != "heartbeat":
-                _replace(into, name, data)
-            elif size >= 0:
-                _overwrite(into, name, data)
-        something = something or fetched or any(grown)
-        if any(_size(into, name) < found[name][0] for name in GROWING):
-            continue
-        if found["exit.json"][0] >= 0:
-            write_atomic(into + "/exit.json", found["exit.json"][1])
-            return True
-        return something
+    def __init__(self, connection: Connection, folder: str, into: str, limit: int) -> None:
+        self._connection = connection
+        self._folder = folder
+        self._into = into
+        self._limit = limit
+        self._known = ""
+
+    def bring(self) -> bool:
+        """Bring what is new; whether there was anything.  The ending comes when all that precedes it is here.
+
+        Raises TargetUnavailable, also for a machine that sends more than may be, AmlError `store.no_space`.
+        """
+        try:
+            return self._bring()
+        except OSError as error:
+            raise AmlError(
+                f"{self._into}: {error.strerror or error}",
+                code="store.no_space" if error.errno in (ENOSPC, EDQUOT) else "store.unavailable",
+                hint=HINT,
+            ) from error
+
+    def _bring(self) -> bool:
+        something = False
+        while True:
+            answer = self._look()
+            if answer is None:  # nothing more will come of it: what became of the run shows elsewhere
+                return something
+            found, known, payloads = answer
+            fetched = self._payloads(payloads)
+            self._known = known
+            grown = [self._append(name, *found[name]) for name in GROWING]
+            for name in SMALL:
+                self._take_small(name, *found[name])
+            something = something or fetched or any(grown)
+            if any(grown) and any(_size(self._into, name) < found[name][0] for name in GROWING):
+                continue
+            if found["exit.json"][0] >= 0:
+                write_atomic(self._into + "/exit.json", _ending(found["exit.json"][1]))
+                return True
+            return something
+
+    def _look(self) -> tuple[dict[str, Found], str, list[str]] | None:
+        names = (*GROWING, *SMALL)
+        sizes = {name: _size(self._into, name) if name in GROWING else 0 for name in names}
+        script = _LOOK.format(
+            gives="\n".join(f"give {name} {sizes[name]}" for name in names),
+            known=quote(self._known),
+            payloads=MOST_PAYLOADS,
+        )
+        data = self._ask(script)
+        if data is None:
+            return None
+        found, rest = _parsed(data, (*names, "exit.json"))
+        known, *payloads = rest.decode("latin-1").split("\n")
+        return found, known[:80], [name for name in payloads if name]
+
+    def _ask(self, script: str) -> bytes | None:
+        """What a script says in the folder there; None where that is gone."""
+        whole = _GIVE.format(folder=quote(self._folder), block=BLOCK) + script
+        answer = self._connection.stream(whole, stall=STALL, limit=64 * BLOCK)
+        return None if answer.code == GONE else answer.out
+
+    def _append(self, name: str, size: int, data: bytes) -> bool:
+        if size > self._limit:
+            raise TargetUnavailable(
+                f"{name} of the run has {size} bytes there, more than it may", code="budget.bytes"
+            )
+        if not data:
+            return False
+        self._make_room(len(data))
+        fd = os.open(f"{self._into}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
+        return True
+
+    def _take_small(self, name: str, size: int, data: bytes) -> None:
+        path = f"{self._into}/{name}"
+        if size < 0:
+            return
+        if name == "heartbeat":
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                os.pwrite(fd, data, 0)
+            finally:
+                os.close(fd)
+        elif _size(self._into, name) != len(data):
+            write_atomic(path, data, sync=False)
+
+    def _payloads(self, names: list[str]) -> bool:
+        """Bring payloads that are not here, each verified by its name, which is its SHA-256."""
+        wanted = [name for name in names if len(name) == 64 and not set(name) - _HEXADECIMAL]
+        wanted = [name for name in wanted if not os.path.exists(f"{self._into}/data/{name}")]
+        fetched = False
+        for at in range(0, len(wanted), TOGETHER):
+            some = wanted[at : at + TOGETHER]
+            data = self._ask("\n".join(f"give data/{name} 0" for name in some))
+            if data is None:
+                return fetched
+            for name, (size, first) in _parsed(data, some)[0].items():
+                whole = first if size <= len(first) else self._rest(f"data/{name}", first)
+                if hashlib.sha256(whole).hexdigest() == name:
+                    self._make_room(len(whole))
+                    os.makedirs(self._into + "/data", mode=0o700, exist_ok=True)
+                    write_atomic(f"{self._into}/data/{name}", whole, sync=False)
+                    fetched = True
+        return fetched
+
+    def _rest(self, path: str, first: bytes) -> bytes:
+        """A file that is larger than what is given at once."""
+        parts, size = [first], len(first)
+        while part := self._connection.read(f"{self._folder}/{path}", size, BLOCK):
+            parts.append(part)
+            size += len(part)
+            if size > LARGEST_PAYLOAD:
+                break
+        return b"".join(parts)
+
+    def _make_room(self, size: int) -> None:
+        about = os.statvfs(self._into)
+        if size > about.f_bavail * about.f_frsize - RESERVE:
+            raise AmlError(
+                f"what the run writes does not fit on the disk of {self._into}",
+                code="store.no_space",
+                hint=HINT,
+            )
 
 
-def _ask(connection: Connection, folder: str, into: str) -> tuple[dict[str, tuple[int, bytes]], list[str]]:
-    gives = [f"give {name} {_size(into, name)}" for name in GROWING] + [f"give {name} 0" for name in SMALL]
-    script = _SCRIPT.format(folder=quote(folder), block=BLOCK, payloads=MOST_PAYLOADS, gives="\n".join(gives))
-    answer = connection.run(script, timeout=COMMAND, limit=16 * BLOCK)
-    if answer.code == 44:
-        raise TargetUnavailable(f"the folder {folder} of the run is gone there", code="store.unavailable")
-    return _parsed(answer.out)
-
-
-def _parsed(data: bytes) -> tuple[dict[str, tuple[int, bytes]], list[str]]:
-    found: dict[str, tuple[int, bytes]] = {}
+def _parsed(data: bytes, names: Sequence[str]) -> tuple[dict[str, Found], bytes]:
+    """The files of an answer, and what follows them."""
+    found: dict[str, Found] = {}
     at = 0
-    for name in (*GROWING, *SMALL, "exit.json"):
+    for name in names:
         end = data.find(b"\n", at)
-        words = data[at:end].split(b" ")
-        if end < 0 or len(words) != 3 or words[0] != name.encode():
+        words = data[at:end].split(b" ") if end >= 0 else []
+        if len(words) != 3 or words[0] != name.encode() or not all(map(_is_number, words[1:])):
             raise TargetUnavailable("the machine's answer is not whole")
         size, count = int(words[1]), int(words[2])
         at = end + 1 + count
-        if len(data) < at:
+        if not 0 <= count <= BLOCK or count > max(size, 0) or len(data) < at:
             raise TargetUnavailable("the machine's answer is not whole")
         found[name] = (size, data[end + 1 : at])
-    return found, [line.decode("latin-1") for line in data[at:].split(b"\n") if line]
+    return found, data[at:]
+
+
+def _is_number(word: bytes) -> bool:
+    return word == b"-1" or (word.isdigit() and len(word) < 19)
+
+
+def _ending(data: bytes) -> bytes:
+    """An ending as it came, when it is one.  Raises TargetUnavailable."""
+    try:
+        document = plainjson.loads(data)
+        ending = Exit.from_json(document)
+        whole = all(isinstance(one, int | None) for one in (ending.exit_code, ending.signal)) and all(
+            isinstance(one, int | float) for one in (ending.duration, ending.log_bytes, ending.leftovers)
+        )
+    except (ValueError, TypeError, AttributeError, AmlError, RecursionError):
+        whole = False
+    if not whole:
+        raise TargetUnavailable("what the run left as its ending is none", code="store.unavailable")
+    return data
 
 
 def _size(into: str, name: str) -> int:
@@ -94,60 +239,3 @@ def _size(into: str, name: str) -> int:
         return os.stat(f"{into}/{name}").st_size
     except FileNotFoundError:
         return 0
-
-
-def _append(into: str, name: str, size: int, data: bytes, limit: int) -> bool:
-    if size > limit:
-        raise TargetUnavailable(
-            f"{name} of the run has {size} bytes there, more than it may", code="budget.bytes"
-        )
-    if not data:
-        return False
-    fd = os.open(f"{into}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    try:
-        while data:
-            data = data[os.write(fd, data) :]
-    finally:
-        os.close(fd)
-    return True
-
-
-def _replace(into: str, name: str, data: bytes) -> None:
-    if _size(into, name) != len(data):
-        write_atomic(f"{into}/{name}", data, sync=False)
-
-
-def _overwrite(into: str, name: str, data: bytes) -> None:
-    fd = os.open(f"{into}/{name}", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        os.pwrite(fd, data, 0)
-    finally:
-        os.close(fd)
-
-
-def _payloads(connection: Connection, folder: str, into: str, names: list[str]) -> bool:
-    """Bring payloads that are not here, each verified by its name, which is its SHA-256."""
-    fetched = False
-    for name in names:
-        if len(name) != 64 or set(name) - set("0123456789abcdef"):
-            continue
-        path = f"{into}/data/{name}"
-        if os.path.exists(path):
-            continue
-        data = _whole(connection, f"{folder}/data/{name}")
-        if hashlib.sha256(data).hexdigest() == name:
-            os.makedirs(into + "/data", mode=0o700, exist_ok=True)
-            write_atomic(path, data, sync=False)
-            fetched = True
-    return fetched
-
-
-def _whole(connection: Connection, path: str) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while part := connection.read(path, size, 16 * BLOCK):
-        parts.append(part)
-        size += len(part)
-        if size > LARGEST_PAYLOAD:
-            break
-    return b"".join(parts)

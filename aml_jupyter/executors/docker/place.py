@@ -7,10 +7,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Protocol
 
+    from aml_jupyter.errors import TargetUnavailable
     from aml_jupyter.executors import Tell
     from aml_jupyter.executors.docker.containers import Places
     from aml_jupyter.executors.docker.engine import Engine
-    from aml_jupyter.job import Handle, Job, Liveness
+    from aml_jupyter.job import Gone, Handle, Job, Liveness
 
     class Place(Protocol):
         """The machine of an engine; constructors do no I/O."""
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
         def engine(self) -> Engine:
             """The engine.  Raises TargetUnavailable."""
+
+        def explained(self, error: TargetUnavailable) -> TargetUnavailable:
+            """An error of the engine with its cause, as far as it can be found out."""
+
+        def restarted(self, handle: Handle, /) -> Gone | None:
+            """Whether the machine was restarted since the job began."""
 
         def handle(self, job: Job) -> dict[str, Any]:
             """Keys of a handle that find this place, and the job's files on it, again."""

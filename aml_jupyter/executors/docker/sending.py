@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
-import zlib
+import time
 
-from aml_jupyter import plainjson
 from aml_jupyter.confined import Root
 from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.executors.docker.helper import Answers, Helper, ordered
 from aml_jupyter.snapshot import Store
 from aml_jupyter.snapshot.restoring import Source
 from aml_jupyter.working_copy import script_missing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from aml_jupyter.executors import Tell
+    from aml_jupyter.executors.docker.there import There
     from aml_jupyter.job import Job
 
-LARGEST = 1 << 30
+BLOCK = 1 << 20
+# times that it is tried again without a byte that came through; seconds before the first of them
+ATTEMPTS, PAUSE = 5, 1.0
+# seconds between two words on how far it is
+PROGRESS = 5.0
 
 
 class Parcel:
@@ -27,7 +33,8 @@ class Parcel:
 
     def __init__(self, job: Job, run: str, version: str) -> None:
         self._store = Store(job.snapshots)
-        self._digests: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._digests: list[str] = []
         self._sizes: list[int] = []
         self._files: dict[int, tuple[str, str]] = {}
         entries = self._store.manifest(job.snapshot_id)
@@ -48,8 +55,9 @@ class Parcel:
         }
 
     def _content(self, digest: str, size: int) -> int:
-        number = self._digests.setdefault(digest, len(self._digests))
-        if number == len(self._sizes):
+        number = self._numbers.setdefault(digest, len(self._digests))
+        if number == len(self._digests):
+            self._digests.append(digest)
             self._sizes.append(size)
         return number
 
@@ -62,19 +70,18 @@ class Parcel:
                 if entry.kind == "dir":
                     rows.append(["dir", entry.path, 0o700, ""])
                 elif entry.kind == "file" and entry.path.partition("/")[0] != leave_out:
-                    data = root.read_bytes(entry.path, LARGEST)
-                    digest = hashlib.sha256(data).hexdigest()
-                    number = self._content(digest, len(data))
+                    found, size = hashlib.sha256(), 0
+                    for block in _blocks_of(root.open_file(entry.path)):
+                        found.update(block)
+                        size += len(block)
+                    number = self._content(found.hexdigest(), size)
                     self._files[number] = (folder, entry.path)
                     rows.append(["file", entry.path, 0o600, number])
         return rows
 
     def announcement(self) -> bytes:
         """The order and the document, compressed: names and hashes, no content."""
-        document = {**self._document, "contents": list(self._digests)}
-        packed = zlib.compress(plainjson.dumps(document).encode("ascii"))
-        order = {"do": "receive", "size": len(packed)}
-        return plainjson.dumps(order).encode() + b"\n" + packed
+        return ordered({"do": "receive"}, {**self._document, "contents": self._digests})
 
     def wanted(self, missing: object) -> list[int]:
         """The numbers of contents that were asked for.  Raises TargetUnavailable for what are none."""
@@ -85,19 +92,82 @@ class Parcel:
             "the machine asks for files that the run does not have", code="store.unavailable"
         )
 
-    def size(self, number: int) -> int:
-        """Bytes of a content."""
-        return self._sizes[number]
+    def size(self, numbers: Sequence[int]) -> int:
+        """Bytes of contents."""
+        return sum(self._sizes[number] for number in numbers)
 
-    def blocks(self, number: int) -> Iterator[bytes]:
-        """One content as it is sent: its size on a line, then its bytes."""
-        if number in self._files:
-            folder, path = self._files[number]
-            with Root(folder) as root:
-                data = root.read_bytes(path, LARGEST)
-        else:
-            digest = next(one for one, at in self._digests.items() if at == number)
-            with Source(self._store.objects()) as source:
-                data = source.read(bytes.fromhex(digest))
-        yield b"%d\n" % len(data)
-        yield data
+    def contents(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        """Contents as they are sent: the size of each on a line, then its bytes."""
+        waiting: list[bytes] = []
+        gathered = 0
+        with Source(self._store.objects()) as source:
+            for number in numbers:
+                waiting.append(b"%d\n" % self._sizes[number])
+                for block in self._blocks(number, source):
+                    waiting.append(block)
+                    gathered += len(block)
+                    if gathered >= BLOCK // 4:
+                        yield b"".join(waiting)
+                        waiting, gathered = [], 0
+        yield b"".join(waiting)
+
+    def _blocks(self, number: int, source: Source) -> Iterator[bytes]:
+        if number not in self._files:
+            yield source.read(bytes.fromhex(self._digests[number]))
+            return
+        folder, path = self._files[number]
+        with Root(folder) as root:
+            yield from _blocks_of(root.open_file(path))
+
+
+def _blocks_of(fd: int) -> Iterator[bytes]:
+    with os.fdopen(fd, "rb") as file:
+        while block := file.read(BLOCK):
+            yield block
+
+
+class Sending:
+    """The delivery of one parcel, as often as it takes."""
+
+    def __init__(self, place: There, job: Job, parcel: Parcel, tell: Tell) -> None:
+        self.place, self.job, self.parcel, self.tell = place, job, parcel, tell
+        self.address = str(place.target["address"])
+        self.total = self.stored = 0
+        self.told_at = 0.0
+
+    def surely(self) -> None:
+        """Deliver; a line that breaks is made again.  Raises TargetUnavailable when nothing gets through."""
+        attempt = 0
+        while True:
+            self.stored = 0
+            try:
+                self._deliver()
+                return
+            except TargetUnavailable as error:
+                attempt = 0 if self.stored else attempt + 1
+                if not error.passing or attempt == ATTEMPTS:
+                    raise
+                self.tell(f"{error.message}; sending again")
+                time.sleep(PAUSE * 2**attempt)
+
+    def _deliver(self) -> None:
+        with Helper(self.place, self.job, "receive") as helper:
+            helper.conversation.send(self.parcel.announcement())
+            answers = Answers(helper.conversation, self.place, self._progress)
+            wanted = self.parcel.wanted(answers.next().get("missing"))
+            self.total = self.parcel.size(wanted)
+            if wanted:
+                self.tell(f"sending {len(wanted)} files, {self.total / 1e6:.1f} MB, to {self.address}")
+                self.told_at = time.monotonic()
+                for block in self.parcel.contents(wanted):
+                    helper.conversation.send(block)
+                    answers.take_in()
+                    self.tell("")
+            if not answers.next().get("done"):
+                raise TargetUnavailable(f"{self.address} did not lay out the run", code="store.unavailable")
+
+    def _progress(self, stored: int) -> None:
+        self.stored = stored
+        if time.monotonic() >= self.told_at + PROGRESS and stored < self.total:
+            self.tell(f"sent {stored / 1e6:.1f} of {self.total / 1e6:.1f} MB")
+            self.told_at = time.monotonic()

@@ -1,0 +1,90 @@
+"""What a run on another machine added or changed in its working copy, brought onto a copy of its snapshot."""
+
+from __future__ import annotations
+
+import os
+
+from aml_jupyter import plainjson
+from aml_jupyter.confined import remove_tree
+from aml_jupyter.errors import ArtifactError
+from aml_jupyter.executors.docker import containers
+from aml_jupyter.executors.docker.copying import unpack
+from aml_jupyter.executors.docker.helper import Helper, ordered
+from aml_jupyter.snapshot import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+    from aml_jupyter.executors.docker.there import There
+    from aml_jupyter.job import Job
+
+
+def gather(place: There, job: Job, into: str) -> None:
+    """Bring what a run has left; what had come before the line broke is not sent again.
+
+    Raises TargetUnavailable, ArtifactError for an archive that no budget holds.
+    """
+    partial = into + ".partial"
+    if not os.path.isdir(partial):
+        _lay_out(job, partial)
+    brought = _Brought(into + ".brought")
+    with brought, Helper(place, job, "gather") as helper:
+        document = {"run": containers.container_name(job), "have": brought.known}
+        helper.conversation.send(ordered({"do": "gather"}, document))
+        _unpack(helper, partial, brought)
+    os.rename(partial, into)
+    brought.forget()
+
+
+def _unpack(helper: Helper, into: str, brought: _Brought) -> None:
+    try:
+        unpack(helper.conversation.output(), into, replace=True, placed=brought.add)
+    except ArtifactError as error:
+        if error.code == "artifact.invalid":
+            helper.confirm()  # an archive that is not whole because the line broke can be asked for again
+        raise
+    helper.confirm()
+
+
+def _lay_out(job: Job, folder: str) -> None:
+    """The working copy as the run found it, whole or not at all."""
+    unfinished = folder + ".copy"
+    if os.path.lexists(unfinished):
+        remove_tree(unfinished)
+    Store(job.snapshots).materialize(job.snapshot_id, unfinished)
+    os.makedirs(unfinished + "/outputs", exist_ok=True)
+    os.rename(unfinished, folder)
+
+
+class _Brought:
+    """Which files of a run's working copy have come whole, and what they were like there: a line for each."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.known: dict[str, str] = {}
+        try:
+            with open(path, encoding="ascii") as file:
+                lines = file.read().split("\n")[:-1]
+        except FileNotFoundError:
+            return
+        for line in lines:
+            name, seen = plainjson.loads(line)
+            self.known[name] = seen
+
+    def __enter__(self) -> Self:
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        os.close(self._fd)
+
+    def add(self, path: str, headers: Mapping[str, str]) -> None:
+        """A file has come whole."""
+        if seen := headers.get("AML.seen"):
+            os.write(self._fd, plainjson.dumps([path, seen]).encode("ascii") + b"\n")
+
+    def forget(self) -> None:
+        """All of it has come."""
+        os.unlink(self._path)
