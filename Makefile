@@ -21,7 +21,7 @@ help: ## list the verbs
 setup: $(STAMPS)/setup ## make .venv with the `aml` command in it
 	@echo "ready: $(BIN)/aml --help"
 
-demo: $(STAMPS)/demo ## set up, run notebooks/quickstart.ipynb on `local` and its first cell on `docker`, print the runs
+demo: $(STAMPS)/demo ## set up, run notebooks/quickstart.ipynb on `local`, its first cell on `docker` too, print the runs
 	@$(BIN)/python notebooks/demo.py
 
 test: system check ## set up, then pass lint, types, contracts and all tests
@@ -85,7 +85,7 @@ $(STAMPS)/venv:
 
 $(STAMPS)/setup: pyproject.toml $(STAMPS)/venv
 	@echo "installing aml_jupyter into .venv ..."
-	@$(call install,-e .)
+	@$(call install,-e '.[conda]')
 	@touch $@
 
 $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/docs: $(STAMPS)/setup
