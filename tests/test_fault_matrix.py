@@ -68,6 +68,9 @@ ROWS = {
     "D8": "containerd and shims that are killed",
     "D9": "a full disk of the engine",
     "D10": "whose the files of a container are",
+    "D11": "archives that are compressed, or put into a container that runs",
+    "D12": "hostile members of an archive",
+    "D13": "outputs/ that is a link",
     "D14": "a supervisor that is killed around the start of a container",
     "D15": "wrong clocks and other time zones in containers",
     "R1": "an unknown host key",
@@ -122,7 +125,6 @@ WAITING = {
 }
 # rows whose tests show a part: what else there is to show, and what it waits for
 PARTLY = {
-    "C7": "a real run on Docker, which waits for its executor (tests/executors/test_docker.py)",
     "C8": "a real run on a cluster, which waits for its executor (tests/executors/test_cluster.py)",
     "G7": "a stalled WebSocket, which waits for the server extension (tests/test_server.py)",
     "H2": "cell.py and request.json are not synced: a cut within milliseconds of the submit, or of a short"

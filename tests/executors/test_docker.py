@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from aml_jupyter import experiment
+from aml_jupyter.errors import ConfigError
 from aml_jupyter.executors.docker import DockerExecutor
 from aml_jupyter.executors.docker.containers import home_label
 from aml_jupyter.executors.docker.engine import Engine
+from aml_jupyter.experiment import Request
 from aml_jupyter.testing.executor import ExecutorContract, MakeJob
 from tests import engines
 from tests.executors.docker_jobs import maker
@@ -29,6 +32,33 @@ def make_job(request: pytest.FixtureRequest, tmp_path: Path, home: str) -> MakeJ
     """Jobs in the base image of the tests."""
     target = {"name": "docker", "image": engines.BASE_IMAGE, "shared_volumes": request.param}
     return maker(tmp_path, home, "docker", target)
+
+
+@pytest.mark.slow
+def test_C7_a_container_without_shared_volumes_has_no_share_and_says_so(
+    engine: engines.Engine, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    project = tmp_path / "project"
+    (project / "aml_config").mkdir(parents=True)
+    (project / "aml_config/docker.compute").write_text(
+        f"type: localdocker\nbaseDockerImage: {engines.BASE_IMAGE}\nsharedVolumes: false\n"
+        "nativeSharedDirectory: ~/.azureml/share/\n"
+    )
+    (project / "script.py").write_text(
+        "import os\n"
+        "print([n for n in os.environ if n.endswith('SHARE_DIRECTORY')], os.path.exists('/azureml-share'))"
+    )
+    monkeypatch.chdir(project)
+    record = experiment.wait(directory := experiment.submit(Request(target="docker", script="script.py")))
+    assert record.status == "Completed", record.error
+    assert Path(directory.log).read_text() == "[] False\n"
+    assert any("sharedVolumes: true" in warning for warning in record.warnings)
+    (project / "script.py").write_text(
+        "import os\nopen(os.environ['AZUREML_NATIVE_SHARE_DIRECTORY'] + 'a', 'w')"
+    )
+    with pytest.raises(ConfigError, match="sharedVolumes: true"):
+        experiment.submit(Request(target="docker", script="script.py"))
 
 
 @pytest.mark.slow

@@ -32,6 +32,15 @@ MOST_MEMBERS = 1_000_000
 # bytes of the disk that a working copy from a container leaves free
 RESERVE = 256 << 20
 BLOCK = 1 << 20
+# bytes of names and attributes of one member
+LARGEST_HEADER = 1 << 20
+_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 def copy_in(engine: Engine, container: str, job: Job, *, user: str) -> None:
@@ -94,6 +103,15 @@ def copy_out(engine: Engine, container: str, into: str) -> None:
         raise
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose headers have a limit: tarfile takes each whole into memory, whatever size it claims."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADERS and self.size > LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
+
+
 class _Stream(io.RawIOBase):
     """Blocks as a file that can only be read forward."""
 
@@ -132,7 +150,8 @@ def unpack(
     Raises ArtifactError `artifact.too_big`, `artifact.invalid`.
     """
     try:
-        with tarfile.open(fileobj=_Stream(blocks), mode="r|", errorlevel=2) as archive, Root(into) as root:
+        stream = _Stream(blocks)
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive, Root(into) as root:
             for number, member in enumerate(archive):
                 if number >= MOST_MEMBERS:
                     raise ArtifactError(
@@ -167,6 +186,8 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Root, *, rep
             _copy(root, member.linkname.removeprefix(TOP + "/"), path, member.mode)
         elif member.issym():
             _link(root, member.linkname, path)
+        else:  # a device or FIFO: a FIFO in its place is told of like those that a mounted copy has
+            _special(root, path)
     except ConfinedError:  # a name or place that no honest archive has; the rest is worth having
         return ""
     return path
@@ -192,6 +213,15 @@ def _copy(root: Root, source: str, path: str, mode: int) -> None:
     fd = root.open_file(source)
     with os.fdopen(fd, "rb") as file:
         _write(file, os.fstat(fd).st_size, root, path, mode)
+
+
+def _special(root: Root, path: str) -> None:
+    folder, _, name = path.rpartition("/")
+    if folder:
+        root.make_dirs(folder, 0o700)
+    with root.folder(folder) as below:
+        root.remove_tree(path)
+        os.mkfifo(name, 0o600, dir_fd=below.fd)
 
 
 def _link(root: Root, target: str, path: str) -> None:
