@@ -237,19 +237,20 @@ def gather(document: "Dict[str, Any]", answers: "BinaryIO") -> None:
     Without what the asker has already: `have` are paths with what `AML.seen` said in their headers.
     """
     folder = "runs/" + _name(document["run"])
-    work, have = folder + "/work/", document["have"]
+    work, have = folder + "/work", document["have"]
     with open(folder + "/laid_out", encoding="ascii") as file:
         made = json.load(file)
     archive = tarfile.open(fileobj=answers, mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape")
     with archive:
-        for path, about in _entries(folder + "/work", ""):
+        for path, about in _entries(work, ""):
             seen = _seen(about)
             if seen in (made.get(path), have.get(path)):
                 continue
-            member = archive.gettarinfo(work + path, "azureml-run/" + path)
+            place = os.path.join(work, path)
+            member = archive.gettarinfo(place, "azureml-run/" + path)
             member.pax_headers = {"AML.seen": seen}
             if member.isreg():
-                with open(work + path, "rb") as content:
+                with open(place, "rb") as content:
                     archive.addfile(member, content)
             else:
                 archive.addfile(member)
