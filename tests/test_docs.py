@@ -126,7 +126,8 @@ def test_every_module_attribute_that_the_architecture_names_exists() -> None:
         path = PACKAGE / module
         sources = [path.with_suffix(".py")] if path.with_suffix(".py").is_file() else list(path.rglob("*.py"))
         text = "\n".join(source.read_text(encoding="utf-8") for source in sources)
-        assert (path / f"{name}.py").is_file() or re.search(rf"^(class |def )?{name}\b", text, re.MULTILINE)
+        part = (path / f"{name}.py").is_file() or (path / name / "__init__.py").is_file()
+        assert part or re.search(rf"^(class |def )?{name}\b", text, re.MULTILINE)
 
 
 def test_no_tracked_file_names_this_machine_or_a_registry() -> None:
