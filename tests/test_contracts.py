@@ -122,6 +122,7 @@ PLAIN_ACCESS = {
     "environment/conda_worker.py": ({"open", "pathlib"}, "a channel's file, and rattler's own cache"),
     "environment/pip_packages.py": ({"open"}, "what uv wrote into a temporary folder of ours"),
     "executors/docker/engine.py": ({"open"}, "docker's own configuration"),
+    "executors/docker/gathering.py": ({"open"}, "a list of its own beside the working copy"),
     "executors/docker/here.py": ({"open"}, "/proc"),
     "environment/indexes.py": ({"open"}, "uv's and pip's configuration, and the user's certificates"),
     "executors/docker/packing.py": ({"open"}, "installed programs and objects of the store, which we name"),
