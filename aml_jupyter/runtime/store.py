@@ -102,7 +102,7 @@ def receive(document: "Dict[str, Any]", source: "BinaryIO", answers: "BinaryIO")
     """Ask for the contents that are not here, then lay out the run.
 
     `contents` are SHA-256 in hex; `work`, `job` and `runtime` are rows `[kind, path, mode, what]`: the index
-    of a content, or the target of a link.
+    of a content, or the target of a link; contents in `private` are not kept beside the run.
     """
     contents = document["contents"]
     missing = [number for number, digest in enumerate(contents) if not _is_here(digest)]
@@ -122,6 +122,8 @@ def receive(document: "Dict[str, Any]", source: "BinaryIO", answers: "BinaryIO")
         _appear(run + "/job", document["job"], contents, progress)
     if not os.path.isdir(run + "/work"):
         _appear(run + "/work", document["work"], contents, progress, run + "/laid_out")
+    for number in document["private"]:
+        _forget(contents[number])
     _say(answers, {"done": True})
 
 
@@ -132,6 +134,13 @@ def _is_here(digest: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _forget(digest: str) -> None:
+    try:
+        os.unlink(_object(digest))
+    except FileNotFoundError:  # another run with the same one was faster
+        pass
 
 
 def _name(text: str) -> str:

@@ -70,7 +70,10 @@ class _Brought:
         except FileNotFoundError:
             return
         for line in lines:
-            name, seen = plainjson.loads(line)
+            try:
+                name, seen = plainjson.loads(line)
+            except (ValueError, TypeError):  # a supervisor was killed within it: that file comes again
+                continue
             self.known[name] = seen
 
     def __enter__(self) -> Self:

@@ -17,7 +17,7 @@ from aml_jupyter.job import Exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from aml_jupyter.connection import Connection
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 # seconds without a byte: a slow line takes its time for an answer
 STALL = 60.0
-LARGEST_PAYLOAD = 256 << 20
+# what the runtime itself lets a run have
+LARGEST_PAYLOAD = 8 << 30
 MOST_PAYLOADS = 10_000
 # payloads that are asked for at once
 TOGETHER = 32
@@ -170,23 +171,37 @@ class Mirror:
             if data is None:
                 return fetched
             for name, (size, first) in _parsed(data, some)[0].items():
-                whole = first if size <= len(first) else self._rest(f"data/{name}", first)
-                if hashlib.sha256(whole).hexdigest() == name:
-                    self._make_room(len(whole))
-                    os.makedirs(self._into + "/data", mode=0o700, exist_ok=True)
-                    write_atomic(f"{self._into}/data/{name}", whole, sync=False)
-                    fetched = True
+                fetched = self._payload(name, size, first) or fetched
         return fetched
 
-    def _rest(self, path: str, first: bytes) -> bytes:
-        """A file that is larger than what is given at once."""
-        parts, size = [first], len(first)
-        while part := self._connection.read(f"{self._folder}/{path}", size, BLOCK):
-            parts.append(part)
-            size += len(part)
-            if size > LARGEST_PAYLOAD:
-                break
-        return b"".join(parts)
+    def _payload(self, name: str, size: int, first: bytes) -> bool:
+        """Bring a payload block by block; False for one that is not what its name says."""
+        if not 0 <= size <= LARGEST_PAYLOAD:
+            return False
+        os.makedirs(self._into + "/data", mode=0o700, exist_ok=True)
+        path = f"{self._into}/data/{name}"
+        partial = path + ".partial"
+        found = hashlib.sha256()
+        try:
+            with open(partial, "wb") as file:
+                for part in self._parts(f"data/{name}", size, first):
+                    self._make_room(len(part))
+                    found.update(part)
+                    file.write(part)
+            right = found.hexdigest() == name
+            if right:
+                os.rename(partial, path)
+            return right
+        finally:
+            if os.path.exists(partial):
+                os.unlink(partial)
+
+    def _parts(self, path: str, size: int, first: bytes) -> Iterator[bytes]:
+        yield first
+        have = len(first)
+        while have < size and (part := self._connection.read(f"{self._folder}/{path}", have, BLOCK)):
+            have += len(part)
+            yield part
 
     def _make_room(self, size: int) -> None:
         about = os.statvfs(self._into)

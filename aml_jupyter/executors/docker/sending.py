@@ -26,6 +26,8 @@ BLOCK = 1 << 20
 ATTEMPTS, PAUSE = 5, 1.0
 # seconds between two words on how far it is
 PROGRESS = 5.0
+# files of `job/` with what nobody else may read: no copy of them outlives the run
+PRIVATE = ("spark.properties",)
 
 
 class Parcel:
@@ -46,11 +48,13 @@ class Parcel:
                 work.append(["file", entry.path, entry.mode, self._content(entry.sha256, entry.size)])
             else:
                 work.append([entry.kind, entry.path, entry.mode, entry.target])
+        own = self._tree(job.job, leave_out="runtime")
         self._document = {
             "run": run,
             "version": version,
             "work": work,
-            "job": self._tree(job.job, leave_out="runtime"),
+            "job": own,
+            "private": [number for _, path, _, number in own if path in PRIVATE],
             "runtime": self._tree(os.path.realpath(job.job + "/runtime")),
         }
 
