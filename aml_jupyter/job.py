@@ -116,7 +116,7 @@ class Alive(Value):
 
 
 class Gone(Value):
-    """The job no longer exists; `evidence` says how that is known, `reason` is for a run without an ending."""
+    """The job no longer exists; `evidence` says how that is known, `reason` ends a run without an ending."""
 
     evidence: str
     reason: str = "run.lost"

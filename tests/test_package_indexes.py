@@ -32,12 +32,14 @@ def _own_home(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+NOTHING = {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1"}
+
+
 def settings(
     *, of: Lock | None = None, credentials: dict[str, str] | None = None, **environ: str
 ) -> Settings:
     """The settings of a user whose environment has just these variables, and no system-wide files."""
-    given = {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", **environ}
-    return indexes.of_user(of or lock(), credentials or {}, given)
+    return indexes.of_user(of or lock(), credentials or {}, {**NOTHING, **environ})
 
 
 def write(path: Path, text: str) -> str:
@@ -144,7 +146,7 @@ def test_certificates_are_brought_and_named_by_every_name(tmp_path: Path) -> Non
     ],
 )
 def test_what_answers_on_this_machine_alone_is_seen(environ: dict[str, str], answer: bool) -> None:
-    assert indexes.is_loopback(settings(**environ)) is answer
+    assert indexes.is_loopback(indexes.of_user(lock(), {}, {**NOTHING, **environ})) is answer
 
 
 def test_no_line_of_output_shows_a_password() -> None:

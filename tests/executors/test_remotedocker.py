@@ -1,4 +1,4 @@
-"""The docker executor keeps the contract on another machine: a real sshd and an engine of its own behind it."""
+"""The docker executor keeps the contract on another machine: a real sshd, and an engine behind it."""
 
 from __future__ import annotations
 
