@@ -167,9 +167,12 @@ class Maker:
         self.engine = engine
         self.labels = {"aml.made": "1", "aml.home": engines.home_mark(home)}
 
-    def container(self, role: str, *, owner: int | None, run: str = "", start: bool = False) -> str:
+    def container(
+        self, role: str, *, owner: int | None, run: str = "", start: bool = False, **more: str
+    ) -> str:
         """A container of a role; `owner` is a pid, 0 for a process that is gone, None for none."""
         labels = {**self.labels, "aml.role": role, "aml.run": run, **self.owner(owner)}
+        labels.update({f"aml.{name}": value for name, value in more.items()})
         words = [f"--label={name}={value}" for name, value in labels.items() if value]
         made = self.engine.docker("create", *words, BASE_IMAGE, "sleep", "600")
         if start:
@@ -183,11 +186,14 @@ class Maker:
 
     @staticmethod
     def owner(pid: int | None) -> dict[str, str]:
-        """The label of a process."""
+        """The labels of a process."""
         if pid is None:
             return {}
         who = processes.identity(pid or os.getpid())
-        return {"aml.owner": f"{who['pid']}.{who['start_time'] if pid else 1}.{who['boot_id']}"}
+        return {
+            "aml.owner": f"{who['pid']}.{who['start_time'] if pid else 1}.{who['boot_id']}",
+            "aml.namespace": os.readlink("/proc/self/ns/pid"),
+        }
 
 
 @pytest.fixture
@@ -215,6 +221,8 @@ def test_what_no_living_run_and_no_living_process_needs_is_removed(maker: Maker,
         maker.container("run", owner=gone, run="r_9", start=True),
         maker.container("run", owner=gone, run="r_9"),
         maker.container("build", owner=mine),
+        # of a process in another container, which nobody here can see
+        maker.container("build", owner=gone, start=True, namespace="pid:[1]"),
         maker.container("warm", owner=None, start=True),
     }
     useless = {

@@ -12,12 +12,12 @@ import os
 import time
 from contextlib import contextmanager
 
-from aml_jupyter import locks, processes
+from aml_jupyter import locks
 from aml_jupyter.config import aml_home
 from aml_jupyter.confined import make_root, remove_tree
 from aml_jupyter.errors import EnvironmentFailed
 from aml_jupyter.executors.docker import sdk
-from aml_jupyter.executors.docker.containers import home_label, labels
+from aml_jupyter.executors.docker.containers import home_label, labels, owner
 from aml_jupyter.executors.docker.engine import Engine
 from aml_jupyter.executors.docker.images import (
     PREFIX,
@@ -192,7 +192,7 @@ class Build:
             _prune(client)
 
     def _create(self, client: Any, installation: Installation, *, again: bool) -> str | None:
-        marks = labels("build", environment=self.lock.digest, namespace=_namespace())
+        marks = labels("build", environment=self.lock.digest)
         waiting = _Waiting(self.tell)
         while True:
             if waiting.waited and not again and self.engine.image(self.reference) is not None:
@@ -309,14 +309,6 @@ def _depth(parent: Mapping[str, Any] | None) -> int:
     return int(parent["Config"]["Labels"]["aml.depth"]) if parent else 0
 
 
-def _namespace() -> str:
-    """Which processes this one can see: what is not there may live in another container."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:  # not Linux
-        return ""
-
-
 class _Waiting:
     """Says once that somebody else builds."""
 
@@ -336,10 +328,9 @@ class _Waiting:
 def _abandoned(found: Mapping[str, Any], engine: Engine) -> bool:
     """Whether nobody builds in a container any more."""
     marks = found["Config"].get("Labels") or {}
-    pid, _, rest = str(marks.get("aml.owner") or "").partition(".")
-    start, _, boot = rest.rpartition(".")
-    if pid.isdigit() and boot == processes.boot_id() and marks.get("aml.namespace", "") == _namespace():
-        return not processes.is_alive({"pid": int(pid), "start_time": start, "boot_id": boot})
+    who = owner(marks)
+    if who in ("alive", "dead"):
+        return who == "dead"
     limit = STALE_RUNNING if found["State"].get("Running") else STALE_CREATED
     age = _seconds(engine.info().get("SystemTime")) - _seconds(found.get("Created"))
     return age > limit

@@ -57,8 +57,32 @@ def labels(role: str, **more: str) -> dict[str, str]:
         "aml.home": home_label(),
         "aml.role": role,
         "aml.owner": f"{who['pid']}.{who['start_time']}.{who['boot_id']}",
+        "aml.namespace": _namespace(),
         **{f"aml.{name}": value for name, value in more.items()},
     }
+
+
+def owner(labels: Mapping[str, str]) -> str:
+    """Whether who made something is `alive`, `dead`, or `elsewhere`; empty where the labels name nobody.
+
+    Elsewhere is another start, machine or container than this process's: it cannot see whether they live.
+    """
+    pid, _, rest = str(labels.get("aml.owner") or "").partition(".")
+    start, _, boot = rest.rpartition(".")
+    if not pid.isdigit() or not boot:
+        return ""
+    if boot != processes.boot_id() or labels.get("aml.namespace", "") != _namespace():
+        return "elsewhere"
+    who = {"pid": int(pid), "start_time": start, "boot_id": boot}
+    return "alive" if processes.is_alive(who) else "dead"
+
+
+def _namespace() -> str:
+    """Which processes this one can see."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        return ""
 
 
 def body(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import time
 
 from aml_jupyter.confined import Root, remove_tree
 from aml_jupyter.demands import WORK_IN_CONTAINER
 from aml_jupyter.errors import AmlError, ArtifactError, ConfinedError
+from aml_jupyter.executors.docker import packing
 from aml_jupyter.snapshot import Store
 from aml_jupyter.snapshot.restoring import Source
 from aml_jupyter.working_copy import script_missing
@@ -49,37 +49,23 @@ def copy_in(engine: Engine, container: str, job: Job, *, user: str) -> None:
     entries = store.manifest(job.snapshot_id)
     if not job.cell and not any(entry.path == job.command[1] for entry in entries):
         raise script_missing(job)
-    uid, _, gid = user.partition(":")
-    engine.put_archive(container, "/", packed(store, entries, int(uid), int(gid)))
+    engine.put_archive(container, "/", packing.archive(packed(store, entries, user)))
 
 
-def packed(store: Store, entries: Iterable[Entry], uid: int, gid: int) -> Iterator[bytes]:
-    """A working copy as blocks of an uncompressed tar."""
-    now = time.time()
-
-    def member(path: str, kind: bytes, mode: int) -> tarfile.TarInfo:
-        info = tarfile.TarInfo(f"{TOP}/{path}" if path else TOP)
-        info.type, info.mode, info.uid, info.gid, info.mtime = kind, mode, uid, gid, now
-        return info
-
-    def header(info: tarfile.TarInfo) -> bytes:
-        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-    yield header(member("", tarfile.DIRTYPE, 0o755)) + header(member("outputs", tarfile.DIRTYPE, 0o755))
+def packed(store: Store, entries: Iterable[Entry], user: str) -> Iterator[bytes]:
+    """A working copy as members of an uncompressed tar."""
+    packer = packing.Packer(user)
+    yield from packer.folder(TOP)
+    yield from packer.folder(f"{TOP}/outputs")
     with Source(store.objects()) as source:
         for entry in entries:
+            path = f"{TOP}/{entry.path}"
             if entry.kind == "dir":
-                yield header(member(entry.path, tarfile.DIRTYPE, entry.mode))
+                yield from packer.folder(path, entry.mode)
             elif entry.kind == "link":
-                info = member(entry.path, tarfile.SYMTYPE, 0o777)
-                info.linkname = entry.target
-                yield header(info)
+                yield from packer.link(path, entry.target)
             else:
-                data = source.read(bytes.fromhex(entry.sha256))
-                info = member(entry.path, tarfile.REGTYPE, entry.mode)
-                info.size = len(data)
-                yield header(info) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
-    yield bytes(2 * tarfile.BLOCKSIZE)
+                yield from packer.data(path, source.read(bytes.fromhex(entry.sha256)), entry.mode)
 
 
 def copy_out(engine: Engine, container: str, into: str) -> None:
@@ -204,7 +190,8 @@ def _write(source: IO[bytes], size: int, root: Root, path: str, mode: int) -> No
     fd = root.create_file(path, mode & 0o777 | 0o600, exclusive=False)
     try:
         while block := source.read(BLOCK):
-            os.write(fd, block)
+            while block:
+                block = block[os.write(fd, block) :]
     finally:
         os.close(fd)
 

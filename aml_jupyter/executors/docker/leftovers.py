@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import time
 
-from aml_jupyter import plainjson, processes
-from aml_jupyter.executors.docker.containers import home_label
+from aml_jupyter import plainjson
+from aml_jupyter.executors.docker.containers import home_label, owner
 from aml_jupyter.executors.docker.engine import Engine, EngineRefused, quoted
 from aml_jupyter.frozen import Value
 
@@ -126,7 +126,7 @@ def _containers(inventory: Inventory, needed: Needed) -> Iterator[Leftover]:
     for one in inventory.made_containers():
         labels = one["Labels"]
         # a process that lives sees to what it made; an engine tells whole seconds
-        if _owner(labels) == "alive" or one["Created"] + 1 > needed.began:
+        if owner(labels) == "alive" or one["Created"] + 1 > needed.began:
             continue
         if labels.get("aml.role") == "run":
             why, kept = _why_run(one, labels, needed)
@@ -167,14 +167,14 @@ def _why_run(one: Mapping[str, Any], labels: Mapping[str, str], needed: Needed) 
 
 
 def _why_helper(one: Mapping[str, Any], labels: Mapping[str, str], needed: Needed) -> tuple[str, str]:
-    role, owner = labels.get("aml.role", "unknown"), _owner(labels)
+    role, maker = labels.get("aml.role", "unknown"), owner(labels)
     # one that waits outlives its maker
     if labels.get("aml.slot") in needed.slots:
         return "", ""
-    if not owner and one["State"] in ("running", "paused", "restarting"):
+    if not maker and one["State"] in ("running", "paused", "restarting"):
         return "", ""
     why = f"it was made to {_TASKS.get(role, role)}, and whoever made it is gone"
-    if owner == "elsewhere" and time.time() - one["Created"] < STRANGER:
+    if maker == "elsewhere" and time.time() - one["Created"] < STRANGER:
         return why, "it is younger than a day, and may belong to another machine"
     return why, ""
 
@@ -187,20 +187,8 @@ _TASKS = {
 }
 
 
-def _owner(labels: Mapping[str, str]) -> str:
-    """Whether who made something is `alive`, `dead`, or `elsewhere`: of another start or machine."""
-    pid, _, rest = labels.get("aml.owner", "").partition(".")
-    start, _, boot = rest.rpartition(".")
-    if not pid.isdigit() or not boot:
-        return ""
-    if boot != processes.boot_id():
-        return "elsewhere"
-    who = {"pid": int(pid), "start_time": start, "boot_id": boot}
-    return "alive" if processes.is_alive(who) else "dead"
-
-
 def _volumes(inventory: Inventory) -> Iterator[Leftover]:
-    volumes = [one for one in inventory.made_volumes() if _owner(one.get("Labels") or {}) != "alive"]
+    volumes = [one for one in inventory.made_volumes() if owner(one.get("Labels") or {}) != "alive"]
     sizes = inventory.volume_sizes() if volumes else {}
     for one in volumes:
         name = one["Name"]

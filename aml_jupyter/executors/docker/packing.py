@@ -44,13 +44,17 @@ class Packer:
             raise OSError(5, "it became shorter while it was read", source)
         yield bytes(-size % tarfile.BLOCKSIZE)
 
+    def link(self, path: str, target: str) -> Iterator[bytes]:
+        """A symbolic link."""
+        yield self._head(path, tarfile.SYMTYPE, 0o777, target=target)
+
     def tree(self, path: str, source: str) -> Iterator[bytes]:
         """A folder of this machine with all that is in it, readable for everybody; links stay links."""
         yield from self.folder(path)
         for entry in sorted(os.scandir(source), key=lambda one: one.name):
             inner, found = f"{path}/{entry.name}", entry.stat(follow_symlinks=False)
             if entry.is_symlink():
-                yield self._head(inner, tarfile.SYMTYPE, 0o777, target=os.readlink(entry.path))
+                yield from self.link(inner, os.readlink(entry.path))
             elif entry.is_dir():
                 yield from self.tree(inner, entry.path)
             elif stat.S_ISREG(found.st_mode):

@@ -9,6 +9,7 @@ import io
 import tarfile
 
 from aml_jupyter.executors.docker.engine import EngineRefused
+from aml_jupyter.executors.docker.packing import Packer, archive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def make_known(engine: Engine, container: str, user: str) -> None:
     if text and not text.endswith("\n"):
         text += "\n"
     text += f"aml:x:{uid}:{gid}::/tmp:/bin/sh\n"
-    engine.put_archive(container, "/", iter([_packed(text.encode("utf-8", "surrogateescape"))]))
+    data = text.encode("utf-8", "surrogateescape")
+    engine.put_archive(container, "/", archive(Packer("0:0").data(NAME, data)))
 
 
 def _read(engine: Engine, container: str) -> str:
@@ -42,17 +44,8 @@ def _read(engine: Engine, container: str) -> str:
                 data += block
                 if len(data) > LARGEST:
                     return ""
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            found = archive.extractfile(archive.getmembers()[0])
+        with tarfile.open(fileobj=io.BytesIO(data)) as given:
+            found = given.extractfile(given.getmembers()[0])
             return found.read().decode("utf-8", "surrogateescape") if found else ""
     except (EngineRefused, tarfile.TarError, IndexError, KeyError):  # none there, or a link to nothing
         return ""
-
-
-def _packed(data: bytes) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        info = tarfile.TarInfo(NAME)
-        info.mode, info.size = 0o644, len(data)
-        archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
