@@ -124,6 +124,7 @@ PLAIN_ACCESS = {
     "executors/docker/engine.py": ({"open"}, "docker's own configuration"),
     "executors/docker/gathering.py": ({"open"}, "a list of its own beside the working copy"),
     "executors/docker/here.py": ({"open"}, "/proc"),
+    "executors/docker/mirroring.py": ({"open"}, "payloads, named by hashes alone, which come in blocks"),
     "environment/indexes.py": ({"open"}, "uv's and pip's configuration, and the user's certificates"),
     "executors/docker/packing.py": ({"open"}, "installed programs and objects of the store, which we name"),
     "installation.py": (

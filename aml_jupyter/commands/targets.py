@@ -8,6 +8,7 @@ from argparse import SUPPRESS
 from aml_jupyter.commands import add_json, parse_seconds
 from aml_jupyter.commands.submit import project_of
 from aml_jupyter.config import aml_home, listing
+from aml_jupyter.demands import CONTAINERS
 from aml_jupyter.errors import AmlError, ConfigError, TargetUnavailable, UsageError
 
 TYPE_CHECKING = False
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from aml_jupyter.trial import Check
 
 BUILT_IN = "(built in)"
-CONTAINERS = ("docker", "remotedocker")
 # exit statuses: a check failed; an engine could not be asked
 CHECK_FAILED, FAILED = 1, 125
 

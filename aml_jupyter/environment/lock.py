@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 FORMAT = 1
-SOURCES = ("conda", "pypi", "url", "git")
 
 
 class Package(Value):

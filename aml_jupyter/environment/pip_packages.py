@@ -13,7 +13,6 @@ import tomllib
 from aml_jupyter.config import aml_home
 from aml_jupyter.environment import credentials as private
 from aml_jupyter.environment import indexes
-from aml_jupyter.environment.asked import pip_name
 from aml_jupyter.environment.lock import Package
 from aml_jupyter.errors import EnvironmentFailed
 from aml_jupyter.frozen import Value
@@ -315,8 +314,3 @@ def in_parallel(calls: Sequence[Callable[[], Answer]]) -> list[Answer]:
 
     with ThreadPoolExecutor(4) as pool:
         return [future.result() for future in [pool.submit(call) for call in calls]]
-
-
-def same_name(one: str, other: str) -> bool:
-    """Whether two names are one package to an index."""
-    return pip_name(one) == pip_name(other)
