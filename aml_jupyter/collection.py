@@ -43,6 +43,8 @@ OURS = frozenset(
         "work",
         "work.partial",
         "warm",
+        "ahead",
+        "ahead.json",
     ]
 )
 # seconds that the clock of a target may be off before that is worth a word

@@ -11,6 +11,7 @@ from aml_jupyter.errors import AmlError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 SUPERVISOR = os.path.dirname(os.path.abspath(__file__)) + "/supervisor.py"
 # what a notebook's kernel leaves in its environment and no run should meet
@@ -52,13 +53,18 @@ class Starter:
             setsid=True,
         )
 
-    def expect(self, kind: str) -> None:
-        """Say what kind of target the run is for: what such a run needs is loaded while it is written."""
-        if kind == self.kind:
+    def expect(self, kind: str, directory: str = "", demand: Mapping[str, Any] | None = None) -> None:
+        """Say what kind of target the run is for: what such a run needs is loaded while it is written.
+
+        `directory` is that of the run and `demand` what is known of its `request.json`: what takes long at
+        the target may then be begun.
+        """
+        if kind == self.kind and demand is None:
             return
         self.kind = kind
+        line = {"expect": kind, "directory": directory, "demand": demand}
         try:
-            _write_all(self._write, plainjson.dumps({"expect": kind}).encode() + b"\n")
+            _write_all(self._write, plainjson.dumps(line).encode() + b"\n")
         except BrokenPipeError:  # told when it is to go
             return
 

@@ -4,7 +4,8 @@ Started by file path as `python -S -E -s supervisor.py`, before the run exists, 
 with the snapshot.  It waits on standard input for one line of JSON,
 `{"directory": ..., "environment": {...}, "secrets": {...}}`: the run directory, the environment of the run,
 and variables that may not be written anywhere.  End of input without a line: nothing was submitted.
-Lines `{"expect": KIND}` before it say what kind of target it will be.
+Lines `{"expect": KIND, "directory": ..., "demand": ...}` before it say what kind of target it will be and,
+when the run has a name, what is known of its `request.json`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def main() -> None:
     _get_ready()
     order = _read_order()
     if order is None:
+        _forsake()
         return
     os.chdir("/")
     os.environ.clear()
@@ -73,12 +75,38 @@ def _read_order() -> dict[str, Any] | None:
             order: dict[str, Any] = plainjson.loads(line)
             if "expect" not in order:
                 return order
-            load(order["expect"])
+            _anticipate(order)
             data = rest
         elif part := os.read(0, 1 << 16):
             data += part
         else:
             return None
+
+
+# the job of which something was begun
+_anticipated: list[Job] = []
+
+
+def _anticipate(order: Mapping[str, Any]) -> None:
+    """Load what a kind of run needs, and begin what can be begun of one that is being written."""
+    load(order["expect"])
+    if order["demand"] is None:
+        return
+    job = Job.from_request(order["directory"], order["demand"])
+    _anticipated.append(job)
+    try:
+        executor_for(job.kind).anticipate(job)
+    except (AmlError, OSError):  # whoever starts the run meets it again, and can say so
+        return
+
+
+def _forsake() -> None:
+    """Nothing was submitted: leave nothing of it."""
+    for job in _anticipated:
+        try:
+            executor_for(job.kind).forsake(job)
+        except (AmlError, OSError):  # a container to which nobody comes ends by itself
+            return
 
 
 def _get_ready() -> None:
@@ -242,9 +270,20 @@ class _Supervision:
                 self.executor.prepare(self.job, self._tell)
             self._tell("")
         except _Canceled:
+            self._forsake()
             return None
+        except Exception:
+            self._forsake()
+            raise
         with _Phase(self.phases, "start"):
             return self._start_surely()
+
+    def _forsake(self) -> None:
+        """Leave nothing at the target of a job that is not started."""
+        try:
+            self.executor.forsake(self.job)
+        except AmlError as error:
+            self._log(f"left at the target: {error}; aml targets sweep removes it")
 
     def _start_surely(self) -> Handle:
         """Start the job; where the target does not answer nobody knows whether it did: ask until it does."""

@@ -20,23 +20,28 @@ def make(job: Job, empty: str | None = None) -> None:
     """
     if os.path.isdir(job.work):
         return
-    from aml_jupyter.snapshot import Store
-
     partial = job.work + ".partial"
     if os.path.lexists(partial):
         remove_tree(partial)
     if empty is not None:
         os.rename(empty, partial)
+    fill(job, partial)
+    os.rename(partial, job.work)
+
+
+def fill(job: Job, folder: str) -> None:
+    """Write the working copy of a job into a new or empty folder; nothing is left of it when that fails."""
+    from aml_jupyter.snapshot import Store
+
     try:
-        Store(job.snapshots).materialize(job.snapshot_id, partial)
-        os.makedirs(partial + "/outputs", exist_ok=True)
-        if not job.cell and not os.path.lexists(os.path.join(partial, job.command[1])):
+        Store(job.snapshots).materialize(job.snapshot_id, folder)
+        os.makedirs(folder + "/outputs", exist_ok=True)
+        if not job.cell and not os.path.lexists(os.path.join(folder, job.command[1])):
             raise script_missing(job)
-        os.rename(partial, job.work)
     except BaseException:
         # a copy that did not fit must not keep the disk full
-        if os.path.lexists(partial):
-            remove_tree(partial)
+        if os.path.lexists(folder):
+            remove_tree(folder)
         raise
 
 

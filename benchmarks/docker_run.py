@@ -112,7 +112,7 @@ class Held(Starter):
     def go(self, directory: str, secrets: object) -> None:
         """Leave it to the caller."""
 
-    def expect(self, kind: str) -> None:
+    def expect(self, kind: str, directory: str = "", demand: object = None) -> None:
         """Nothing is loaded."""
 
     def leave(self) -> None:

@@ -35,7 +35,13 @@ if TYPE_CHECKING:
             """Probe the target and make the working copy and the environment ready; `tell` shows progress."""
 
         def environment(self, job: Job) -> dict[str, Any]:
-            """What a prepared job finds: `python`, `version`, number of `packages`, `digest` of their list."""
+            """What a prepared job finds: `python`, `version`, number of `packages`, `digest` of the list."""
+
+        def anticipate(self, job: Job) -> None:
+            """Begin what can be while a job is written: it has a directory, no snapshot and no command."""
+
+        def forsake(self, job: Job) -> None:
+            """Undo what was begun of a job that is not to be started; may be repeated."""
 
         def find(self, job: Job) -> Handle | None:
             """The handle of a job that was started before, by whomever."""

@@ -32,7 +32,7 @@ class LocalExecutor:
     """Runs jobs as processes of the calling user on this machine."""
 
     def check(self, target: Target, resources: Mapping[str, Any]) -> None:
-        """Raise TargetUnavailable when `pythonLocation` names no program, UsageError for options of Docker."""
+        """Raise TargetUnavailable when `pythonLocation` is no program, UsageError for options of Docker."""
         asked = [name for name in CONTAINER_ONLY if resources.get(name)]
         if asked:
             options = ", ".join("--" + name.replace("_", "-") for name in asked)
@@ -78,6 +78,12 @@ class LocalExecutor:
             raise TargetUnavailable(
                 f"the interpreter {job.python} is not there any more", code="target.python_missing"
             )
+
+    def anticipate(self, job: Job) -> None:
+        """Nothing takes long enough to begin it before the job is written."""
+
+    def forsake(self, job: Job) -> None:
+        """Nothing was begun."""
 
     def find(self, job: Job) -> Handle | None:
         """A handle when the runtime of this job has started, by whomever it was started."""

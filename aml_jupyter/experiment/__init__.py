@@ -19,7 +19,7 @@ from aml_jupyter.confined import read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, RunFailed, RunNotFound
 from aml_jupyter.experiment.planning import LARGEST_SCRIPT, keep_warm, plan, prepare
 from aml_jupyter.experiment.request import Plan, Request
-from aml_jupyter.experiment.writing import write
+from aml_jupyter.experiment.writing import anticipated, begin, write
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.starting import Starter, SupervisorGone
 
@@ -78,13 +78,16 @@ def submit_together(
         planned = [plan(request, named) for request in requests]
     starters: list[Starter] = []
     directories: list[RunDirectory] = []
+    begun: list[tuple[Plan, RunDirectory]] = []
     try:
-        # their interpreters start while the snapshot is taken; those that did are let go if one cannot
+        # interpreters and containers start while the snapshot is taken; all are let go if one cannot
         for one in planned:
             starters.append(start())
-            starters[-1].expect(one.target.kind)
-        for one in planned:
-            directories.append(write(one.replace(source_run=directories[0]) if directories else one))
+            begun.append(begin(one))
+            directories.append(begun[-1][1])
+            starters[-1].expect(one.target.kind, directories[-1].path, anticipated(*begun[-1]))
+        for number, (one, directory) in enumerate(begun):
+            write(one.replace(source_run=directories[0]) if number else one, directory)
         before(directories)
     except BaseException:
         for starter in starters:

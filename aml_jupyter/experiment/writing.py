@@ -37,20 +37,57 @@ def _take_snapshot(planned: Plan, store: Any) -> Snapshot:
     return taken
 
 
-def write(planned: Plan) -> RunDirectory:
-    """The whole run directory; it becomes a run with the rename of `run.json`, the last thing written."""
+def begin(planned: Plan) -> tuple[Plan, RunDirectory]:
+    """A directory for a run, with its runtime, and the shared folder; the plan with what that warned of."""
+    home = aml_home()
+    directory = runs.create(home, planned.project)
+    try:
+        os.makedirs(directory.job, mode=0o700, exist_ok=True)
+        installation.place(home, directory.job)
+        warnings = (*planned.warnings, *_create_share(planned))
+    except BaseException:
+        runs.discard(directory)
+        raise
+    return planned.replace(warnings=warnings), directory
+
+
+def anticipated(planned: Plan, directory: RunDirectory) -> dict[str, Any] | None:
+    """What can be told of a job before its snapshot is taken, where a target can begin with that."""
+    return _demand(planned, directory) if planned.target.kind in demands.CONTAINERS else None
+
+
+def _demand(planned: Plan, directory: RunDirectory) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "run_id": directory.run_id,
+        "kind": planned.target.kind,
+        "python": planned.python,
+        "command": [],
+        "environment": {},
+        "share": planned.share.path if planned.share else None,
+        "spark": planned.spark.settings if planned.spark else None,
+        "target": demands.of_target(planned.project, planned.target, planned.request.resources),
+        "resources": dict(planned.request.resources),
+        "dependencies": planned.dependencies,
+    }
+
+
+def write(planned: Plan, directory: RunDirectory | None = None) -> RunDirectory:
+    """The whole run directory; it becomes a run with the rename of `run.json`, the last thing written.
+
+    `directory` is one that was begun; nothing is left of it when this raises.
+    """
     from aml_jupyter.snapshot import Store
 
-    request, project, home = planned.request, planned.project, aml_home()
-    began = time.monotonic()
-    store = Store(home + "/snapshots")
-    snapshot = _take_snapshot(planned, store)
-    spent = round(time.monotonic() - began, 6)
-    directory = runs.create(home, project)
+    if directory is None:
+        planned, directory = begin(planned)
+    request, home = planned.request, aml_home()
     try:
+        began = time.monotonic()
+        snapshot = _take_snapshot(planned, Store(home + "/snapshots"))
+        spent = round(time.monotonic() - began, 6)
         _write_job(planned, directory, snapshot, home)
-        share_warnings = _create_share(planned)
-        record = _record(planned, directory, snapshot, snapshot_seconds=spent, share_warnings=share_warnings)
+        record = _record(planned, directory, snapshot, snapshot_seconds=spent)
         if request.name or request.tags or request.message:
             runs.set_labels(directory, name=request.name, tags=request.tags, note=request.message)
         runs.write_record(directory, record)
@@ -71,8 +108,6 @@ def _create_share(planned: Plan) -> tuple[str, ...]:
 
 def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home: str) -> None:
     request = planned.request
-    os.makedirs(directory.job, mode=0o700, exist_ok=True)
-    installation.place(home, directory.job)
     command = planned.command
     if request.cell is not None:
         from aml_jupyter.cell import write_cell
@@ -103,10 +138,7 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
     runs.write_json(
         directory.job + "/request.json",
         {
-            "format": 1,
-            "run_id": directory.run_id,
-            "kind": planned.target.kind,
-            "python": planned.python,
+            **_demand(planned, directory),
             "command": list(command),
             "cwd": os.path.normpath(
                 os.path.join(demands.work_folder(planned.target.kind, directory.path), request.workdir or ".")
@@ -119,11 +151,6 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             "cell": request.cell is not None,
             "snapshots": home + "/snapshots",
             "snapshot_id": snapshot.id,
-            "share": planned.share.path if planned.share else None,
-            "spark": planned.spark.settings if planned.spark else None,
-            "target": demands.of_target(planned.project, planned.target, request.resources),
-            "resources": dict(request.resources),
-            "dependencies": planned.dependencies,
         },
     )
 
@@ -141,7 +168,6 @@ def _record(
     snapshot: Snapshot,
     *,
     snapshot_seconds: float,
-    share_warnings: tuple[str, ...],
 ) -> Record:
     request, project = planned.request, planned.project
     script = None if request.cell is not None else planned.command[1]
@@ -166,7 +192,7 @@ def _record(
         snapshot_bytes=snapshot.bytes,
         git=_git(planned, directory),
         share=planned.share.path if planned.share else None,
-        warnings=(*planned.warnings, *snapshot.warnings, *share_warnings),
+        warnings=(*planned.warnings, *snapshot.warnings),
         phases={"snapshot": snapshot_seconds},
         parent_run_id=request.parent_run_id,
         experiment_id=request.experiment_id or project.name,

@@ -3,6 +3,7 @@
 engine      the calls that every run makes
 images      images and environments, through the SDK
 containers  what a container is made with
+ahead       the container of a run, started while the run is written
 warm        containers that wait for a run
 users       a name for the user of a container
 copying     the working copy into a container and out of it, where nothing is mounted
@@ -17,7 +18,7 @@ import time
 from aml_jupyter import plainjson, processes
 from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, TargetUnavailable
-from aml_jupyter.executors.docker import containers, warm
+from aml_jupyter.executors.docker import ahead, containers, warm
 from aml_jupyter.executors.docker.engine import NO_SPACE, EngineRefused
 from aml_jupyter.executors.docker.here import Here
 from aml_jupyter.job import Alive, Gone, Unreachable
@@ -87,6 +88,15 @@ class DockerExecutor:
         """What the preparation found."""
         return _facts(job)
 
+    def anticipate(self, job: Job) -> None:
+        """Start the container while the job is written, where its image is there."""
+        ahead.begin(_place(job), job)
+
+    def forsake(self, job: Job) -> None:
+        """Remove the container that was started ahead."""
+        if ahead.begun(job):
+            ahead.forsake(_place(job).engine(), job)
+
     def find(self, job: Job) -> Handle | None:
         """The handle of a container of this job that was started, or that needs nothing to be."""
         if not os.path.exists(_prepared(job)):
@@ -113,6 +123,8 @@ class DockerExecutor:
         if waited is not None:
             state = {"Id": waited.container, "State": {"Pid": (waited.process or {}).get("pid")}}
             handle = _handle(place, job, state)
+        elif ahead.begun(job) and (found := ahead.let_go(place, place.engine(), job, facts, secrets)):
+            handle = _handle(place, job, found)
         else:
             if place.local:  # what was left to a container that waited
                 place.lay_out(job, _ignore)
@@ -254,6 +266,7 @@ def _place_of_job(place: Place, job: Job) -> Handle:
         "run_id": job.run_id,
         "job": job.job,
         "shared": bool(job.target.get("shared_volumes")),
+        "waited": bool(warm.mark_of(job.directory)),
         **place.handle(job),
     }
 
@@ -264,7 +277,6 @@ def _handle(place: Place, job: Job, found: Mapping[str, Any]) -> Handle:
         "container": found["Id"],
         "started_at": found["State"].get("StartedAt", ""),
         "process": place.process(found),
-        "waited": bool(warm.mark_of(job.directory)),
     }
 
 

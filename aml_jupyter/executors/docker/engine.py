@@ -102,6 +102,16 @@ class Engine:
         """Start a container; one that has started stays as it is."""
         self._ask("POST", f"/containers/{quoted(container)}/start")
 
+    def begin_start(self, container: str) -> Line:
+        """Ask for the start of a container without waiting for it; whoever asks about it waits until then.
+
+        The connection stays open as long as somebody holds it: an engine may give up what nobody waits for.
+        """
+        line = self._connected(PATIENCE)
+        head = f"POST /containers/{quoted(container)}/start HTTP/1.1\r\nHost: docker\r\n"
+        line.sendall(f"{head}Connection: close\r\nContent-Length: 0\r\n\r\n".encode())
+        return line
+
     def container(self, name: str) -> dict[str, Any] | None:
         """What is known of a container by name or id, or None when there is none."""
         return self._known("GET", f"/containers/{quoted(name)}/json")

@@ -38,6 +38,31 @@ def image_for(place: Place, job: Job, tell: Tell) -> dict[str, Any]:
     return {**facts, **_with_environment(place, job, base, probe, tell)}
 
 
+def known(place: Place, job: Job) -> dict[str, Any] | None:
+    """The facts of the image of a job, when nothing has to be pulled, looked into, solved or built first."""
+    from aml_jupyter.executors.docker import images
+
+    wanted, engine = job.dependencies, place.engine()
+    if job.resources.get("pull") == "always" or job.resources.get("no_cache"):
+        return None
+    base = engine.image(str(job.target["image"]))
+    probe = images.remembered(str(base["Id"])) if base else None
+    if base is None or probe is None:
+        return None
+    if wanted is not None:
+        from aml_jupyter.environment import solving
+
+        lock = solving.kept(wanted, platform=probe.platform, base_python=probe.version)
+        name = images.built_environment(engine.path, str(base["Id"]), lock) if lock else None
+        made = engine.image(name) if name else None
+        if made is None or wanted["relock"] or images.remembered(str(made["Id"])) is None:
+            return None
+    try:
+        return image_for(place, job, lambda _: None)
+    except ConfigError:  # told when the run is prepared
+        return None
+
+
 def _with_environment(place: Place, job: Job, base: str, probe: Probe, tell: Tell) -> dict[str, Any]:
     """Solve the environment, unless that was done, and build its image, unless that is there."""
     from aml_jupyter.environment import credentials, solving

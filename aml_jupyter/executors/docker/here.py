@@ -6,8 +6,9 @@ import os
 
 from aml_jupyter import processes, working_copy
 from aml_jupyter.config import aml_home
-from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
+from aml_jupyter.confined import Root, make_root, read_bounded, remove_tree, write_atomic
 from aml_jupyter.errors import TargetUnavailable
+from aml_jupyter.executors.docker import ahead
 from aml_jupyter.executors.docker.containers import Places
 from aml_jupyter.executors.docker.engine import Engine, EngineRefused, local_socket
 from aml_jupyter.job import Alive, Gone
@@ -75,6 +76,12 @@ class Here:
     def lay_out(self, job: Job, _tell: Tell, /) -> None:
         """Make the working copy where the container is to see it."""
         if job.target.get("shared_volumes"):
+            folder = ahead.folder(job)
+            if folder and not os.listdir(folder):
+                working_copy.fill(job, folder)
+                return
+            if folder:  # of a supervisor that was killed: nobody knows how far it came
+                remove_tree(folder)
             working_copy.make(job)
 
     def places(self, job: Job) -> Places:

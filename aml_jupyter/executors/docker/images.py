@@ -127,7 +127,7 @@ def probe_image(socket: str, image: str, tell: Tell) -> Probe:
     """
     if not image.startswith("sha256:"):
         image = ensure_image(socket, image, pull="never", tell=tell)
-    known = _remembered(image)
+    known = remembered(image)
     if known is None:
         from aml_jupyter.executors.docker.probing import look_into
 
@@ -144,7 +144,8 @@ def remember(probe: Probe) -> None:
     write_atomic(path, plainjson.dumps(document).encode(), sync=False)
 
 
-def _remembered(image: str) -> Probe | None:
+def remembered(image: str) -> Probe | None:
+    """What was seen in an image of this id, if it was looked into."""
     try:
         document = plainjson.loads(read_bounded(_memory(image), _LARGEST))
         if document["format"] != FORMAT or document["image"] != image:

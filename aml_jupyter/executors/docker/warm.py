@@ -353,16 +353,31 @@ def waiting() -> set[str]:
 # --- a run --------------------------------------------------------------------------------------------------
 
 
+def waits(job: Job) -> bool:
+    """Whether a container waits for runs of the target of a job."""
+    folder = _folder_of(job)
+    return folder is not None and os.path.isdir(f"{folder}/{SLOT}")
+
+
 def expected(place: Place, job: Job, tell: Tell) -> bool:
     """Whether a container waits that a job may be able to take: its working copy is then made by `start`."""
     if os.path.isdir(job.directory + TAKEN):
         return True
+    if _has_its_own(job):
+        return False
     if not place.local or not job.target.get("shared_volumes") or (folder := _folder_of(job)) is None:
         return False
     waits = os.path.isdir(f"{folder}/{SLOT}")
     if not waits:
         tell("no container waits for this run: a new one")
     return waits
+
+
+def _has_its_own(job: Job) -> bool:
+    """Whether a container was started for this job alone."""
+    from aml_jupyter.executors.docker import ahead
+
+    return ahead.begun(job)
 
 
 def _misfit(slot: Slot, place: Place, job: Job, facts: Mapping[str, Any]) -> str:
@@ -401,7 +416,9 @@ def start(place: Place, job: Job, facts: Mapping[str, Any], secrets: Mapping[str
 
 def _claim(place: Place, job: Job, facts: Mapping[str, Any]) -> bool:
     """Take the slot of the target for this run alone; a working copy that is there is of a cold start."""
-    folder = None if os.path.isdir(job.work) or place.has_started(job) else _folder_of(job)
+    if os.path.isdir(job.work) or place.has_started(job) or _has_its_own(job):
+        return False
+    folder = _folder_of(job)
     if folder is None:
         return False
     seen = _slot(f"{folder}/{SLOT}")
