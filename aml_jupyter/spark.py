@@ -89,14 +89,14 @@ def session(asked: Asked, warnings: list[str]) -> Session:
     configuration = asked.configuration.replace(framework="PySpark")
     spark = environment.load(asked.project, configuration).spark or environment.Spark()
     private = {key: value for key, value in spark.configuration.items() if value and is_private(key)}
+    kept = " and the snapshot keeps it as the project does" if private else " and no snapshot keeps it"
     repositories = spark.repositories
     if repositories and (logins := credentials.of_file(spark.file)):
         private["spark.jars.repositories"] = ",".join(credentials.insert(one, logins) for one in repositories)
         repositories = ()
     if private:
         warnings.append(
-            f"{spark.file}: {', '.join(private)} is handed to Spark in a file that only you can read, and the"
-            " snapshot keeps it as the project does"
+            f"{spark.file}: {', '.join(private)} is handed to Spark in a file that only you can read,{kept}"
         )
     settings = {
         "location": asked.target.spark_submit_location,

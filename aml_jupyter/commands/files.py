@@ -155,7 +155,8 @@ def arguments_snapshot(parser: ArgumentParser) -> None:
 
 def do_snapshot(options: Namespace, screen: Screen) -> int:
     """Take a snapshot, or with --dry-run explain what one would hold."""
-    project, rules = project_of(options), rules_of(options)
+    project = project_of(options)
+    rules = rules_of(options).replace(dependency_files=project.dependency_files())
     from aml_jupyter.snapshot import Store
 
     if options.dry_run:
@@ -178,6 +179,7 @@ def show_plan(planned: Plan, screen: Screen, *, as_json: bool) -> int:
     from aml_jupyter.snapshot import Rules
 
     rules = planned.request.rules or Rules()
+    rules = rules.replace(dependency_files=planned.project.dependency_files())
     facts = {
         "project": planned.project.root,
         "run_configuration": planned.configuration.name,

@@ -241,6 +241,20 @@ class Project(Value):
             return RunConfiguration(name=name, target=name)
         raise _unknown_target("run configuration", name, self.run_configurations())
 
+    def dependency_files(self) -> tuple[str, ...]:
+        """The files that run configurations name for Conda and Spark, relative to the project; sorted.
+
+        What a damaged run configuration names is not known: there is no run of it.
+        """
+        found = {RunConfiguration.conda_dependencies_file, RunConfiguration.spark_dependencies_file}
+        for name in self._stems(".runconfig"):
+            try:
+                fields, _ = self._load(f"{self.config_directory}/{name}.runconfig", "runconfig")
+            except ConfigError:
+                continue
+            found |= {fields["conda_dependencies_file"], fields["spark_dependencies_file"]}
+        return tuple(sorted({os.path.normpath(path.replace("\\", "/")) for path in found}))
+
     def resolve(self, name: str, compute: str | None = None) -> tuple[RunConfiguration, Target]:
         """The run configuration and target that TARGET means.
 

@@ -7,7 +7,7 @@ import sys
 
 from aml_jupyter.config import models, yamlfile
 from aml_jupyter.config.parse import Parsed, finish, plain
-from aml_jupyter.config.private import is_private
+from aml_jupyter.config.private import blank, is_private
 from aml_jupyter.config.problems import nearest
 
 TYPE_CHECKING = False
@@ -30,7 +30,6 @@ _ALSO_PACKAGES = {
     "asyncio",
     "wsgiref",
 }
-_CREDENTIALS = re.compile(r"://[^/\s@]+@")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _CONDA = re.compile(r"(?:[\w./:+-]+::)?(?P<name>[\w.-]+)(?P<spec>\s*[<>=!~].*|\s+\S.*)?(?:\[.*\])?")
 _OPTIONS_WITH_VALUE = (
@@ -75,9 +74,7 @@ def conda(data: bytes, path: str) -> Parsed:
         "pip": pip,
         "python": _python_pin(packages),
     }
-    return Parsed(
-        fields=fields, warnings=reader.warnings, secret=bool(_CREDENTIALS.search(reader.document.text))
-    )
+    return Parsed(fields=fields, warnings=reader.warnings, secret=_has_credentials(reader))
 
 
 def spark(data: bytes, path: str) -> Parsed:
@@ -100,8 +97,14 @@ def spark(data: bytes, path: str) -> Parsed:
     ]
     finish(reader)
     fields = {"configuration": configuration, "repositories": repositories, "packages": packages}
-    secret = _CREDENTIALS.search(reader.document.text) or any(map(is_private, configuration))
-    return Parsed(fields=fields, warnings=reader.warnings, secret=bool(secret))
+    secret = _has_credentials(reader) or any(map(is_private, configuration))
+    return Parsed(fields=fields, warnings=reader.warnings, secret=secret)
+
+
+def _has_credentials(reader: models.Reader) -> bool:
+    # escapes in quotes are resolved in the values alone
+    texts = (reader.document.text, *yamlfile.texts(reader.document.data))
+    return any(blank(text)[0] != text for text in texts)
 
 
 def _open(

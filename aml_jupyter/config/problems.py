@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 
+from aml_jupyter.config import private
 from aml_jupyter.errors import ConfigError
 from aml_jupyter.frozen import Value
 
@@ -17,7 +18,6 @@ _HIDDEN_NAME = (
 )
 _SECRET_KEY = re.compile(rf"(?i)(?P<head>[\"']?\b{_HIDDEN_NAME}[\"']?\s*:)(?P<value>\s*\S.*)")
 _ANY_KEY = re.compile(r"^\s*(?:-\s+)?[\"']?(?P<name>[\w.-]+)[\"']?\s*:")
-_CREDENTIALS = re.compile(r"://[^/\s@]+@")
 _WIDEST = 120
 
 
@@ -77,7 +77,7 @@ def _without_secrets(lines: list[str], number: int) -> tuple[str, int]:
     """The line with secret values replaced, and the column from which on it is no longer as written."""
     if _goes_on_a_secret(lines, number):
         return "***", 0
-    line = _CREDENTIALS.sub("://***@", lines[number])
+    line = private.blank(lines[number])[0]
     found = _SECRET_KEY.search(line)
     if found:
         return line[: found.end("head")] + " ***", found.end("head") + 1

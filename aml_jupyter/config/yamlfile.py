@@ -16,6 +16,7 @@ from aml_jupyter.config.problems import Problem, invalid_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 SIZE_LIMIT = 1 << 20
@@ -163,6 +164,19 @@ def decode(data: bytes, path: str) -> str:
             fix="Save the file as UTF-8.",
         )
         raise invalid_file(path, data.decode("utf-8", "replace"), [problem]) from None
+
+
+def texts(data: Any) -> Iterator[str]:
+    """Every text in what a document holds, keys among them."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            yield from texts(key)
+            yield from texts(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from texts(value)
 
 
 class _Stop(Exception):

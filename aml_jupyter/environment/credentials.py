@@ -1,8 +1,7 @@
 """Credentials in addresses: taken out before anything is kept, put back where something is fetched.
 
 They are carried apart, as text by the place they belong to, and never enter a lock, a record, an image or the
-text of an error.  Three forms are known: `https://user:password@host/`, the `/t/<token>/` of conda channels,
-and a query that signs an address (`?sig=...`).
+text of an error.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 
+from aml_jupyter.config.private import QUERY, TOKEN, USER, without_user
 from aml_jupyter.errors import AmlError
 
 TYPE_CHECKING = False
@@ -17,33 +17,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-_USER = re.compile(r"([a-zA-Z][\w+.-]*://)([^/\s'\"]+)@")
-_TOKEN = re.compile(r"(://[^\s'\"]*?)/t/([^/\s'\"]+)(?=/)")
-_QUERY = re.compile(
-    r"(://[^\s?#'\"]*)(\?[^\s#'\"]*(?:sig|token|key|secret|password|auth)[^\s#'\"]*)", re.IGNORECASE
-)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _ORIGIN = re.compile(r"[a-zA-Z][\w+.-]*://[^/\s?#]+")
 
 
 def strip(text: str) -> str:
     """The text without the credentials of any address in it."""
-    return _QUERY.sub(r"\1", _TOKEN.sub(r"\1", _USER.sub(_without_user, text)))
+    return QUERY.sub(r"\1", TOKEN.sub(r"\1", USER.sub(without_user, text)))
 
 
 def separate(text: str) -> tuple[str, dict[str, str]]:
     """A text without its credentials, and those by where they belong; `${NAME}` is a variable's value."""
     found: dict[str, str] = {}
-    for match in _USER.finditer(text):
-        clean = _without_user(match)
+    for match in USER.finditer(text):
+        clean = without_user(match)
         origin = _ORIGIN.match(clean + text[match.end() :])
         if origin and "@" not in clean:
             found[origin[0]] = _expanded(match[2])
-    for match in _TOKEN.finditer(text):
+    for match in TOKEN.finditer(text):
         origin = _ORIGIN.search(strip(_head(text, match.start(1)) + match[1] + "/"))
         if origin:
             found[f"{origin[0]}/t"] = _expanded(match[2])
-    for match in _QUERY.finditer(text):
+    for match in QUERY.finditer(text):
         found[strip(_head(text, match.start(1)) + match[1])] = match[2]
     return strip(text), found
 
@@ -74,6 +69,11 @@ def separate_all(dependencies: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     return clean, found
 
 
+def are_signed(credentials: Mapping[str, str] | None) -> bool:
+    """Whether an address is signed: what caches its content keeps the whole of it."""
+    return any(value.startswith("?") for value in (credentials or {}).values())
+
+
 def insert(text: str, credentials: Mapping[str, str]) -> str:
     """An item with the credentials of its host put back, for the moment of fetching."""
 
@@ -98,9 +98,3 @@ def _head(text: str, at: int) -> str:
 
 def _expanded(text: str) -> str:
     return _VARIABLE.sub(lambda name: os.environ.get(name[1], ""), text)
-
-
-def _without_user(match: re.Match[str]) -> str:
-    # ssh://git@host needs the name to reach anything
-    keeps = ":" not in match[2] and match[1].startswith(("git", "ssh"))
-    return match[0] if keeps else match[1]

@@ -204,6 +204,8 @@ def index_environment(sources: Asked | Lock, credentials: Mapping[str, str] | No
         found["UV_FIND_LINKS"] = ",".join(private.insert(one, given) for one in sources.find_links)
     if sources.trusted_hosts:
         found["UV_INSECURE_HOST"] = " ".join(sources.trusted_hosts)
+    if private.are_signed(given):
+        found["UV_NO_CACHE"] = "1"
     return found
 
 

@@ -108,12 +108,32 @@ def _build(
         else:
             pip_packages.make_venv(base, made.prefix, tell)
         pip_packages.install_pip(lock, made.python, tell, credentials=credentials)
+        _clean_addresses(lock, made.prefix)
         _try(made.python)
         _sync(made.prefix)
         write_atomic(f"{made.prefix}/{MARK}", b'{"format": 1, "lock": "%s"}\n' % lock.digest.encode())
     except BaseException:
         remove_tree(made.prefix)
         raise
+
+
+def _clean_addresses(lock: Lock, prefix: str) -> None:
+    """Take credentials out of the files in which installers note where a package came from."""
+    import json
+    from glob import escape, glob
+
+    if not any(package.source in ("url", "git") for package in lock.pip):
+        return
+    for path in glob(f"{escape(prefix)}/lib/python*/site-packages/*.dist-info/direct_url.json"):
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        found = json.loads(text)
+        clean = private.strip(str(found.get("url")))
+        if clean != found.get("url"):
+            # the installer's file may be a link to its cache
+            os.unlink(path)
+            with open(path, "x", encoding="utf-8") as file:
+                json.dump({**found, "url": clean}, file)
 
 
 def _clear(prefix: str) -> None:

@@ -53,6 +53,8 @@ def plan(request: Request, project: Project | None = None) -> Plan:
     framework, session = _framework(request, project, configuration, target, command, warnings)
     share = _share(project, target, _source(request, command, project), warnings)
     wanted = demands.dependencies(project, configuration, target, request.resources)
+    if source and wanted is None and demands.manages_environment(target):
+        _check_no_environment(source, configuration, project)
     return Plan(
         request=request,
         project=project,
@@ -67,6 +69,25 @@ def plan(request: Request, project: Project | None = None) -> Plan:
         dependencies=wanted,
         source_run=source,
     )
+
+
+def _check_no_environment(source: RunDirectory, configuration: RunConfiguration, project: Project) -> None:
+    """Refuse code that has a dependency file where the project, from which that is read, has none.
+
+    The snapshot's own copy is not used: credentials are missing in it.  Raises ConfigError.
+    """
+    from aml_jupyter.snapshot import Store
+
+    record = runs.read_record(source)
+    path = configuration.conda_dependencies_file.replace("\\", "/").removeprefix("./")
+    if any(one.path == path for one in Store(aml_home() + "/snapshots").manifest(record.snapshot_id)):
+        raise ConfigError(
+            f"the code of {record.run_id} has {path}, which the project {project.root} no longer has:"
+            " its environment cannot be made",
+            code="environment.file_gone",
+            hint=f"Put it back (aml restore {record.run_id} has it, without credentials), or an empty file to"
+            " run in the image as it is.",
+        )
 
 
 def prepare(request: Request, project: Project, tell: Callable[[str], None]) -> dict[str, Any]:

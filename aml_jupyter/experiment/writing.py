@@ -30,6 +30,7 @@ def _take_snapshot(planned: Plan, store: Any) -> Snapshot:
             id=source.snapshot_id, files=source.snapshot_files, bytes=source.snapshot_bytes, warnings=()
         )
     rules = planned.request.rules or Rules()
+    rules = rules.replace(dependency_files=planned.project.dependency_files())
     notebook = planned.request.notebook
     if notebook and notebook not in rules.include:
         rules = rules.replace(leave_out=(*rules.leave_out, notebook))
@@ -208,7 +209,7 @@ def _git(planned: Plan, directory: RunDirectory) -> Mapping[str, Any] | None:
         return None
     from aml_jupyter.snapshot import git_state
 
-    state = git_state(planned.project.root)
+    state = git_state(planned.project.root, dependency_files=planned.project.dependency_files())
     if state is None:
         return None
     if state.diff:

@@ -72,6 +72,7 @@ class Rules(Value):
     relative to the project. `max_bytes` counts everything sent but the top-level `docs`. `links` says what
     happens to links that lead out of the project: "error", or "skip" with a warning. `portable` refuses names
     that a case-insensitive or Windows file system cannot hold. `allow_secrets` turns findings into warnings.
+    `dependency_files` are exact paths of files that are sent without the credentials in their addresses.
     """
 
     include: tuple[str, ...] = ()
@@ -82,6 +83,7 @@ class Rules(Value):
     allow_secrets: bool = False
     links: str = "error"
     portable: bool = False
+    dependency_files: tuple[str, ...] = ()
 
 
 class Snapshot(Value):

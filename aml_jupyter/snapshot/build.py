@@ -339,7 +339,7 @@ class _Reading:
         self._scan = scan
         self._pending = builder.pending
         self._writer = writer
-        self._contents = Contents(writer, scan.rules.allow_secrets)
+        self._contents = Contents(writer, scan.rules)
         self._late: list[tuple[str, str, int]] = []
         self._late_until = 0
 

@@ -15,6 +15,8 @@ from aml_jupyter.snapshot.objects import LARGE, Staged, Writer
 from aml_jupyter.snapshot.secrets import find
 
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from aml_jupyter.snapshot import Rules
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CHUNK = 1 << 20
@@ -32,9 +34,10 @@ class ReadError(Exception):
 class Contents:
     """Reads files, keeps their contents, and collects the secrets it meets."""
 
-    def __init__(self, writer: Writer, allow_secrets: bool) -> None:
+    def __init__(self, writer: Writer, rules: Rules) -> None:
         self._writer = writer
-        self._allow = allow_secrets
+        self._allow = rules.allow_secrets
+        self._dependency_files = frozenset(rules.dependency_files)
         self._recent = time.time_ns() - _LONGEST_WRITE
         self._findings: list[Finding] = []
 
@@ -44,7 +47,8 @@ class Contents:
         Raises ReadError.
         """
         size = item[1]
-        if size >= LARGE and not holds_passwords(path, name):
+        edited = holds_passwords(path, name) or path in self._dependency_files
+        if size >= LARGE and not edited:
             return self._take_large(dir_fd, path, name, item, notes)
         try:
             fd = os.open(name, _READ, dir_fd=dir_fd)
@@ -64,7 +68,7 @@ class Contents:
             raise ReadError(error) from error
         if len(data) != size or not same(st, item):
             return None
-        if holds_passwords(path, name):
+        if edited:
             data = self._clean(path, data, notes)
         self._look(path, data, notes)
         digest = sha256(data)
@@ -80,8 +84,13 @@ class Contents:
         return b""
 
     def _clean(self, path: str, data: bytes, notes: list[str]) -> bytes:
-        from aml_jupyter.snapshot.passwords import without_passwords
+        from aml_jupyter.snapshot.passwords import without_credentials, without_passwords
 
+        if path in self._dependency_files:
+            data, found = without_credentials(path, data)
+            if found:
+                notes.append(f"{path}: credentials in addresses left out of the snapshot")
+            return data
         data, keys = without_passwords(path, data)
         if keys:
             notes.append(f"{path}: {' and '.join(keys)} left out of the snapshot (null stands there)")

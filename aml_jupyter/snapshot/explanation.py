@@ -142,7 +142,7 @@ def _read(
     scan: Scan, builder: Builder, store: Store | None
 ) -> tuple[list[Entry], list[str], list[SnapshotError]]:
     """The entries as a manifest would have them, the secrets, and what could not be read."""
-    contents = Contents(_Nowhere(), allow_secrets=True)
+    contents = Contents(_Nowhere(), scan.rules.replace(allow_secrets=True))
     notes: list[str] = []
     lines: list[bytes] = [b""]
     cursor = Cursor(scan.fd)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 
+from aml_jupyter.errors import SnapshotError
 from aml_jupyter.frozen import Value
 from aml_jupyter.snapshot.excludes import usually_out
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _DIFF_LIMIT = 16 << 20
 _SECONDS = 30
@@ -30,8 +35,13 @@ class GitState(Value):
     withheld: str = ""
 
 
-def git_state(root: str, *, timeout: float = _SECONDS) -> GitState | None:
-    """The state of the checkout a project lies in; None when it lies in none or git cannot tell."""
+def git_state(
+    root: str, *, dependency_files: Collection[str] = (), timeout: float = _SECONDS
+) -> GitState | None:
+    """The state of the checkout a project lies in; None when it lies in none or git cannot tell.
+
+    The diff has none of the `dependency_files` whose addresses have credentials, before the change or after.
+    """
     if not _in_checkout(root):
         return None
     filters = _own_filters(root, timeout)
@@ -46,7 +56,7 @@ def git_state(root: str, *, timeout: float = _SECONDS) -> GitState | None:
     branch = heads.get("branch.head", "")
     dirty = any(field and not field.startswith("# ") for field in fields)
     commit = "" if commit == "(initial)" else commit
-    diff, withheld = _diff(root, timeout, commit, filters) if dirty else (b"", "")
+    diff, withheld = _diff(root, timeout, commit, filters, dependency_files) if dirty else (b"", "")
     return GitState(
         commit=commit,
         branch="" if branch == "(detached)" else branch,
@@ -86,7 +96,9 @@ def _own_filters(root: str, timeout: float) -> list[str] | None:
     return [part for setting in off for part in ("-c", setting)]
 
 
-def _diff(root: str, timeout: float, commit: str, filters: list[str]) -> tuple[bytes, str]:
+def _diff(
+    root: str, timeout: float, commit: str, filters: list[str], dependency_files: Collection[str]
+) -> tuple[bytes, str]:
     if not commit:
         return b"", "there is no commit yet"
     options = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--relative")
@@ -94,7 +106,12 @@ def _diff(root: str, timeout: float, commit: str, filters: list[str]) -> tuple[b
     if names is None:
         return b"", "git could not make it"
     # the diff goes into the run's record: nothing that a snapshot leaves out may be in it
-    out = [path for path in map(os.fsdecode, names.split(b"\0")) if path and usually_out(path)]
+    changed = [path for path in map(os.fsdecode, names.split(b"\0")) if path]
+    out = [path for path in changed if usually_out(path)]
+    for path in (path for path in changed if path in dependency_files and path not in out):
+        alone = _git(root, timeout, *filters, "diff", *options, "HEAD", *_OWN_FILES[:-1], f":(literal){path}")
+        if alone is None or _has_credentials(path, alone):
+            out.append(path)
     paths = (_COMPUTE_FILES, *(f":(exclude,literal){path}" for path in out))
     diff = _git(root, timeout, *filters, "diff", *options, "HEAD", *_OWN_FILES, *paths)
     if diff is None:
@@ -106,6 +123,15 @@ def _diff(root: str, timeout: float, commit: str, filters: list[str]) -> tuple[b
     for finding in find("the uncommitted changes", diff):
         return b"", f"it seems to hold a secret ({finding.kind})"
     return diff, ""
+
+
+def _has_credentials(path: str, diff: bytes) -> bool:
+    from aml_jupyter.snapshot.passwords import without_credentials
+
+    try:
+        return b"GIT binary patch" in diff or without_credentials(path, diff)[1]
+    except SnapshotError:
+        return True
 
 
 def _git(root: str, timeout: float, *arguments: str) -> bytes | None:

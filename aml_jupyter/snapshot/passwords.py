@@ -1,7 +1,8 @@
-"""Taking the passwords out of compute files: their values become null, every other byte stays.
+"""Taking passwords out of compute files, and credentials out of the addresses in dependency files.
 
-The file is edited, not parsed and written: YAML in block and flow style and JSON, with whatever line ends,
-quotes and comments it has. What cannot be understood for certain is refused.
+Values become null, every other byte stays.  The file is edited, not parsed and written: YAML in block and
+flow style and JSON, with whatever line ends, quotes and comments it has.  What cannot be understood for
+certain is refused.
 """
 
 from __future__ import annotations
@@ -55,6 +56,42 @@ def without_passwords(path: str, data: bytes) -> tuple[bytes, list[str]]:
     if any(len(secret) > 5 and secret in cleaned for secret in secrets):
         raise _refused(path, "has its password a second time, in a comment or another value")
     return cleaned, keys
+
+
+def without_credentials(path: str, data: bytes) -> tuple[bytes, bool]:
+    """A dependency file's bytes without the credentials in its addresses, and whether there were any.
+
+    Raises SnapshotError `snapshot.secret` for a file in which they may stand once more.
+    """
+    wide = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}.get(data[:2])
+    before = data.decode(wide or "utf-8", "surrogatepass" if wide else "surrogateescape")
+    if "://" not in before and "\\" not in before:
+        return data, False
+    from aml_jupyter.config.private import blank
+
+    after, secrets = blank(before)
+    if any(secret in after for secret in secrets) or _is_left(path, after):
+        raise SnapshotError(
+            f"{path} has credentials that cannot be kept out of the snapshot for certain: in an address that"
+            " is not written on one line, or a second time",
+            code="snapshot.secret",
+            hint=f"Write each address on one line, without escapes, or leave the file out: add /{path} to "
+            ".amlignore.",
+        )
+    return after.encode(wide or "utf-8", "surrogatepass" if wide else "surrogateescape"), after != before
+
+
+def _is_left(path: str, text: str) -> bool:
+    """Whether credentials show once lines are joined and escapes resolved."""
+    from aml_jupyter.config import yamlfile
+    from aml_jupyter.config.private import blank
+    from aml_jupyter.errors import ConfigError
+
+    try:
+        document = yamlfile.load(text.encode("utf-8", "replace"), path)
+    except ConfigError:  # nobody can use it
+        return False
+    return any(blank(one)[0] != one for one in yamlfile.texts(document.data))
 
 
 def _value(path: str, data: bytes, key: re.Match[bytes]) -> tuple[int, int]:

@@ -264,7 +264,7 @@ class Installation:
         uv = found["uv"]
         environ = {
             **self._environ(),
-            "UV_CACHE_DIR": f"{FOLDER}/cache/uv" if "cache" in found else f"{FOLDER}/scratch/uv",
+            "UV_CACHE_DIR": f"{self._cache() if 'cache' in found else FOLDER + '/scratch'}/uv",
             "UV_LINK_MODE": "copy",
             "UV_NO_PROGRESS": "1",
             "UV_PYTHON_DOWNLOADS": "never",
@@ -288,7 +288,7 @@ class Installation:
 
     def _with_pip(self, container: str) -> None:
         """As with uv, but slower: for images of another machine or C library, and very old Pythons."""
-        environ = {**self._environ(), "PIP_CACHE_DIR": f"{FOLDER}/cache/pip"}
+        environ = {**self._environ(), "PIP_CACHE_DIR": f"{self._cache()}/pip"}
         pip = [PYTHON, "-m", "pip"]
         if not self.lock.owns_python:
             python = str(self.base.python)
@@ -312,6 +312,10 @@ class Installation:
             if text:
                 more = ["--require-hashes"] if name == "requirements" else []
                 self._step(container, [*options, *more, "-r", f"{FOLDER}/{name}.txt"], environ)
+
+    def _cache(self) -> str:
+        """The folder of caches; one that nobody keeps where an address is signed."""
+        return f"{FOLDER}/{'scratch' if addresses.are_signed(self.credentials) else 'cache'}"
 
     def _probe(self, container: str) -> Probe:
         path = self.base.variables.get("PATH") or probing.DEFAULT_PATH
