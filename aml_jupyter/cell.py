@@ -306,6 +306,13 @@ def _syntax_error(source: str, error: SyntaxError) -> CellError:
     )
 
 
+def refuse_magic(source: str) -> None:
+    """Raise CellError `cell.ipython` for a cell with lines that only IPython understands."""
+    _, magic_lines, _ = _read(source, None)
+    if magic_lines:
+        raise _magic_error(magic_lines)
+
+
 def _magic_error(lines: Sequence[MagicLine]) -> CellError:
     shown = "\n".join(f"    line {line.number}: {line.text[:100]}" for line in lines[:10])
     return CellError(

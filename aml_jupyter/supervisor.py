@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 import fcntl
 
-from aml_jupyter import plainjson, processes, runs
+from aml_jupyter import endings, plainjson, processes, runs
 from aml_jupyter.confined import read_bounded
 from aml_jupyter.errors import AmlError, ConfinedError, TargetUnavailable
 from aml_jupyter.executors import executor_for, load
@@ -31,6 +31,7 @@ from aml_jupyter.job import TERMINAL, Exit, Gone, Job, Unreachable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal  # to types they are one module
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any, TypeVar
 
@@ -39,9 +40,13 @@ if TYPE_CHECKING:
     from aml_jupyter.runs import Record, RunDirectory
 
     T = TypeVar("T")
+else:
+    import _signal
 
 # how often a request to cancel is looked for: one stat() a look
 CANCEL_LOOK = 0.2
+# seconds between two looks for such a request while a run is prepared
+LOOK = 0.5
 # seconds
 PATIENCE = 3.0
 # seconds between two tries at a target that does not answer: to start a job or bring its files, to look at it
@@ -49,7 +54,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 LONGEST_LOOK = 10.0
 # bytes of a JSON file of the job
 LARGEST = 16 << 20
-SIGKILL = 9
 
 
 def main() -> None:
@@ -189,7 +193,7 @@ class _Supervision:
 
     def _fail(self, error: Exception) -> None:
         """What can still be said: an ending when the job has one or never began, else that nobody watches."""
-        known = error.as_json() if isinstance(error, AmlError) else _defect(self.directory.control_log)
+        known = error.as_json() if isinstance(error, AmlError) else endings.defect(self.directory.control_log)
         if not isinstance(error, AmlError):
             self._log(_traceback())
         try:
@@ -200,7 +204,7 @@ class _Supervision:
                 self._log(str(error))
             elif ending is not None:
                 self._end_without_files(Exit.from_json(ending), known)
-            elif self._may_run(error):
+            elif self._may_run():
                 # the job may still run: only its own record or its absence can end it
                 self._state("NotResponding", known["code"])
                 self._log(str(error))
@@ -213,30 +217,26 @@ class _Supervision:
 
     def _end_without_files(self, exit_: Exit, problem: dict[str, str]) -> None:
         """The ending as the job wrote it; what was to be collected is told to be missing."""
-        status, reason = _ending(exit_, self._cancel_request() is not None)
+        status, reason = endings.status_of(exit_, self._cancel_request() is not None)
         warning = f"not everything was collected: {problem['message']}"
         self._write(
             status,
             reason,
             exit_=exit_,
-            error=None if status != "Failed" else self._why(reason, exit_, None),
+            error=None if status != "Failed" else endings.error_of(self.directory, self.job, reason, exit_),
             artifacts_state="failed",
             warnings=(*self.record.warnings, warning),
             exit_code=exit_.exit_code,
             signal=exit_.signal,
         )
 
-    def _may_run(self, error: Exception) -> bool:
-        """Whether a job may exist at the target: it was started, or was about to when nobody answered."""
-        if os.path.exists(self.directory.started_json) or os.path.exists(self.directory.handle_json):
-            return True
-        return isinstance(error, TargetUnavailable) and os.path.exists(self.directory.starting)
+    def _may_run(self) -> bool:
+        """Whether a job may exist at the target: it was started, or somebody was about to."""
+        return self._may_be_there() or os.path.exists(self.directory.handle_json)
 
     def _handle(self) -> Handle | None:
         """The handle of the job, started now if it never was; None when it was canceled before that."""
-        known: Handle | None = _load(self.directory.handle_json)
-        if known is None and self._may_be_there():
-            known = self._surely(lambda: self.executor.find(self.job), "whether it was started is not known")
+        known = self._find()
         if known is None:
             known = self._start()
         if known is not None and not os.path.exists(self.directory.handle_json):
@@ -246,6 +246,13 @@ class _Supervision:
                 self._log(f"handle.json: {error}")
         return known
 
+    def _find(self) -> Handle | None:
+        """The handle of a job that was started before, by whomever."""
+        known: Handle | None = _load(self.directory.handle_json)
+        if known is None and self._may_be_there():
+            known = self._surely(lambda: self.executor.find(self.job), "whether it was started is not known")
+        return known
+
     def _may_be_there(self) -> bool:
         """Whether somebody was about to start the job: only then is there anything to look for."""
         return os.path.exists(self.directory.starting) or os.path.exists(self.directory.started_json)
@@ -253,7 +260,7 @@ class _Supervision:
     def _missing_secrets(self) -> str:
         """Names of variables that a run which has not started needs and this supervisor was not given."""
         missing = ", ".join(name for name in self.record.environment_secret if name not in self.secrets)
-        if missing and (self._cancel_request() or self.executor.find(self.job)):
+        if missing and (self._cancel_request() or self._find()):
             return ""
         return missing
 
@@ -265,7 +272,7 @@ class _Supervision:
                 hint=f"Its code is kept: aml run TARGET SCRIPT --from-run {self.job.run_id}",
             )
         try:
-            with _Phase(self.phases, "prepare"):
+            with _Phase(self.phases, "prepare"), _Looking(self._tell):
                 self._state("Preparing")
                 self.executor.prepare(self.job, self._tell)
             self._tell("")
@@ -289,17 +296,26 @@ class _Supervision:
         """Start the job; where the target does not answer nobody knows whether it did: ask until it does."""
         with open(self.directory.starting, "wb"):
             pass
-        return self._surely(lambda: self.executor.start(self.job, self.secrets), "it is not started")
+        try:
+            return self._surely(lambda: self.executor.start(self.job, self.secrets), "it is not started")
+        except TargetUnavailable:
+            raise  # nobody knows how far it came
+        except Exception:
+            os.unlink(self.directory.starting)  # a start that fails leaves nothing behind
+            raise
 
     def _surely(self, ask: Callable[[], T], what: str) -> T:
         """The answer of a target, which is asked until it gives one."""
+        said = ""
         for pause in _pauses(SHORTEST_PAUSE, LONGEST_PAUSE):
             try:
                 return ask()
             except TargetUnavailable as error:
                 if not error.passing:
                     raise
-                self._log(f"{what}: {error}; trying again in {pause:g} s")
+                if str(error) != said:  # it may be away for weeks
+                    self._log(f"{what}: {error}; trying again")
+                    said = str(error)
                 self._state("NotResponding", error.code)
             time.sleep(pause)
         raise AssertionError("there is always one more pause")
@@ -355,7 +371,7 @@ class _Supervision:
         """What the interpreter had installed when the job began."""
         try:
             found = self.executor.environment(self.job)
-        except OSError as error:  # no space, or no permission: the run is worth more than the list
+        except (OSError, AmlError) as error:  # the run is worth more than the list
             self._log(f"the packages of {self.job.python} are not recorded: {error}")
             return
         self.record = self.record.replace(environment=found, python_version=found["version"])
@@ -383,8 +399,13 @@ class _Supervision:
             self._end_what_is_left(handle)
         elif exit_.cancel and not self._cancel_request():
             gone = self._ended_by_target(handle)
-        status, reason = _ending(exit_, self._cancel_request() is not None, gone)
-        error = None if status != "Failed" else self._why(reason, exit_, gone.evidence if gone else None)
+            if gone is None:
+                told = "somebody else asked it to end, not by aml: a signal to its process, or docker stop"
+                self.record = self.record.replace(warnings=(*self.record.warnings, told))
+        status, reason = endings.status_of(exit_, self._cancel_request() is not None, gone)
+        error = (
+            None if status != "Failed" else endings.error_of(self.directory, self.job, reason, exit_, gone)
+        )
         changes = {"exit_code": exit_.exit_code, "signal": exit_.signal} if exit_ else {}
         if exit_:
             self.phases["run"] = exit_.duration
@@ -404,31 +425,6 @@ class _Supervision:
             self._log(f"who asked the job to end is not known: {error}")
             return None
 
-    def _why(self, reason: str, exit_: Exit | None, evidence: str | None) -> dict[str, str]:
-        from aml_jupyter.collection import error_of, last_line
-
-        killed = exit_ is not None and exit_.signal is not None
-        message = evidence or ("" if killed else error_of(self.directory))
-        if not message:
-            message = self._ending_words(exit_)
-            line = "" if exit_ and exit_.timeout else last_line(self.directory)
-            message += f'; its last line: "{line}"' if line else ""
-        return {"code": reason, "message": message, "hint": f"Its output: aml logs {self.job.run_id}"}
-
-    def _ending_words(self, exit_: Exit | None) -> str:
-        if exit_ is None:
-            return "the run left no ending"
-        if exit_.timeout:
-            return f"it was ended after its limit of {self.job.timeout:g} s"
-        if exit_.oom and exit_.signal == SIGKILL:
-            limit = self.job.resources.get("memory")
-            return "ended for lack of memory" + (
-                f": its limit is {limit / 2**20:.0f} MiB (-m)" if limit else ""
-            )
-        if exit_.signal is not None:
-            return f"ended by signal {exit_.signal}{_signal_name(exit_.signal)}"
-        return f"exit code {exit_.exit_code}"
-
     def _end(
         self,
         status: str,
@@ -443,30 +439,32 @@ class _Supervision:
         from aml_jupyter.collection import collect
 
         with _Phase(self.phases, "collect"):
-            if handle is not None:
-                changes.update(self._bring(handle))
+            lost = self._bring(handle) if handle is not None else ""
             changes.update(collect(self.directory, self.record, exit_, self._log))
+        if lost:
+            changes.update(artifacts_state="failed", warnings=(*changes["warnings"], lost))
+            if status == "Completed":  # whoever looks for its outputs must not be told that all is well
+                status, reason = "Failed", "run.outputs_lost"
+                error = {"code": reason, "message": lost, "hint": f"Its output: aml logs {self.job.run_id}"}
         self._write(status, reason, exit_=exit_, error=error, **changes)
         if handle is not None:
             self._discard(handle)
 
-    def _bring(self, handle: Handle) -> dict[str, Any]:
+    def _bring(self, handle: Handle) -> str:
         """Bring the working copy from the target; one that does not answer is asked until it does.
 
-        A request to kill ends the wait: the run then has no outputs, and says so.
+        Why it was not brought, or empty.  A request to kill ends the wait: the run then has no outputs.
         """
         for pause in _pauses(SHORTEST_PAUSE, LONGEST_PAUSE):
             try:
                 self.executor.collect(handle, self.job.work)
-                return {}
+                return ""
             except TargetUnavailable as error:
                 if error.code == "secret.needed":
                     raise
                 self._log(f"the outputs cannot be brought now: {error}")
                 if not error.mendable or self._cancel_request() == "kill":
-                    problem = f"the outputs were not brought from the target: {error.message}"
-                    self.record = self.record.replace(warnings=(*self.record.warnings, problem))
-                    return {"artifacts_state": "failed"}
+                    return f"the outputs were not brought from the target: {error.message}"
                 self._state("NotResponding", error.code)
             time.sleep(pause)
         raise AssertionError("there is always one more pause")
@@ -558,48 +556,42 @@ def _remembered(record: Record) -> dict[str, Any]:
     }
 
 
-class _Canceled(Exception):
-    """Somebody asked for the end of the run before it was started."""
+class _Canceled(BaseException):
+    """Somebody asked for the end of the run before it was started.
+
+    Raised in the middle of whatever is waited for: no handler of errors on the way may take it for one.
+    """
 
 
-def _ending(exit_: Exit | None, cancel_requested: bool, gone: Gone | None = None) -> tuple[str, str]:
-    """Status and reason: only the runtime's own record can say that a run completed."""
-    if exit_ is None:
-        lost = gone.reason if gone else "run.lost"
-        return ("Canceled", "canceled") if cancel_requested else ("Failed", lost)
-    if exit_.timeout:
-        return "Failed", "run.timeout"
-    if exit_.cancel:
-        by_target = gone is not None and not cancel_requested
-        return ("Failed", gone.reason) if gone and by_target else ("Canceled", "canceled")
-    if exit_.signal is not None:
-        return "Failed", "run.oom" if exit_.oom and exit_.signal == SIGKILL else "run.signal"
-    if exit_.exit_code:
-        return "Failed", "run.exit_nonzero"
-    return "Completed", ""
+class _Looking:
+    """Calls `look` twice a second, in the middle of whatever is waited for: an engine, a solver, a download.
 
+    What it raises is raised there, once.
+    """
 
-def _signal_name(number: int) -> str:
-    import signal
+    def __init__(self, look: Callable[[str], None]) -> None:
+        self._look = look
 
-    try:
-        return f" ({signal.Signals(number).name})"
-    except ValueError:  # a real-time signal
-        return ""
+    def __enter__(self) -> None:
+        self._handler = _signal.signal(_signal.SIGALRM, self._alarmed)
+        self._timer = _signal.setitimer(_signal.ITIMER_REAL, LOOK, LOOK)
+
+    def _alarmed(self, _number: int, _frame: object) -> None:
+        try:
+            self._look("")
+        except _Canceled:
+            _signal.setitimer(_signal.ITIMER_REAL, 0)
+            raise
+
+    def __exit__(self, *_exc: object) -> None:
+        _signal.setitimer(_signal.ITIMER_REAL, *self._timer)
+        _signal.signal(_signal.SIGALRM, self._handler)
 
 
 def _traceback() -> str:
     import traceback
 
     return traceback.format_exc()
-
-
-def _defect(log: str) -> dict[str, str]:
-    return {
-        "code": "supervisor.error",
-        "message": "the supervisor met a defect of aml_jupyter",
-        "hint": f"Please report it with {log}",
-    }
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ def exit_status(record: Record) -> int:
         return CANCELED
     if record.reason == "run.timeout":
         return TIMED_OUT
+    if record.reason in ("run.lost", "run.engine_restarted", "run.outputs_lost"):
+        return LOST
     if record.exit_code:
         return int(record.exit_code)
     return 128 + record.signal if record.signal else LOST

@@ -64,3 +64,20 @@ def test_C7_a_container_without_shared_volumes_has_no_share_and_says_so(
 @pytest.mark.slow
 class TestDockerExecutor(ExecutorContract):
     """Every test of the contract, in containers of this computer's engine."""
+
+
+@pytest.mark.slow
+def test_a_cell_with_lines_for_ipython_is_refused_where_the_image_has_none(
+    engine: engines.Engine, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    monkeypatch.chdir(tmp_path)
+    asked = Request(target="docker", cell=b"x = 7 % 4\n!ls", resources={"image": engines.BASE_IMAGE})
+    record = experiment.wait(directory := experiment.submit(asked))
+    assert (record.status, record.reason, record.start_time_utc) == ("Failed", "cell.ipython", None)
+    assert record.error is not None
+    assert "line 2: !ls" in record.error["hint"]
+    plain = experiment.submit(asked.replace(cell=b"print(7 % 4)"))
+    assert experiment.wait(plain).status == "Completed"
+    assert Path(plain.log).read_text() == "3\n"
+    assert not Path(directory.log).exists()

@@ -457,3 +457,19 @@ def within(record: Record, before: datetime) -> bool:
     assert record.end_time_utc is not None
     began, end = map(datetime.fromisoformat, (record.start_time_utc, record.end_time_utc))
     return before <= began <= end <= datetime.now(UTC)
+
+
+@pytest.mark.slow
+def test_D7_a_run_whose_outputs_are_gone_with_its_container_did_not_complete(
+    private_engine: PrivateEngine, tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the working copy is in the container, its outputs are as well: until they are brought."""
+    project = project_in(tmp_path, monkeypatch)
+    directory = submit(project, FOREVER.replace("time.sleep(600)", "time.sleep(1)"), "copied")
+    until(lambda: Path(directory.log).exists() and Path(directory.log).read_bytes())
+    os.kill(runs.supervisor_identity(directory)["pid"], signal.SIGKILL)  # type: ignore[index]
+    until(lambda: Path(directory.exit_json).exists())
+    private_engine.remove_containers()
+    record = experiment.wait(directory, 60)
+    assert (record.status, record.reason) == ("Failed", "run.outputs_lost")
+    assert record.artifacts_state == "failed"

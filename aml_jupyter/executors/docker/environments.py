@@ -125,4 +125,5 @@ def _of_probe(probe: Probe) -> dict[str, Any]:
     from aml_jupyter.packages import keep
 
     python = probe.python or ""
-    return {"python": python, "version": probe.version or "", **keep(aml_home(), python, probe.packages)}
+    about = {"python": python, "version": probe.version or "", "ipython": probe.ipython}
+    return {**about, **keep(aml_home(), python, probe.packages)}
