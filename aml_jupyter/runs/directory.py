@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # kept free so that endings can be written on a full disk, in bytes
 RESERVE = 8 << 20
+# tries to remove a directory in which somebody else may be writing
+DISCARDED = 10
 # a file of ours larger than this is damage, in bytes
 LARGEST = 64 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -199,7 +201,14 @@ def _folder_name(name: str) -> str:
 
 def discard(directory: RunDirectory) -> None:
     """Take back a directory that never became a run."""
-    remove_tree(directory.path)
+    for attempt in range(DISCARDED):
+        try:
+            remove_tree(directory.path)
+            break
+        except OSError:  # a supervisor that was told of it beforehand may still write into it
+            if attempt + 1 == DISCARDED:
+                raise
+            time.sleep(0.02)
     for path in (directory.mark, f"{directory.home}/ids/{directory.run_id}"):
         unlink_quietly(path)
 

@@ -262,3 +262,15 @@ def test_L2b_a_supervisor_killed_around_a_container_that_it_began_is_replaced_an
         assert started_runs().count(directory.run_id) == 1, (call, number)
     assert killed > len(points) * 0.8
     until(lambda: not states(engine))
+
+
+def test_K4_a_submit_that_is_refused_while_its_container_starts_leaves_none(
+    project: Path, engine: engines.Engine
+) -> None:
+    """The snapshot takes longer than the engine: the container is there when the refusal comes."""
+    for number in range(3000):
+        (project / f"part{number}").write_bytes(os.urandom(14_000))
+    for _ in range(3):
+        with pytest.raises(AmlError, match="a snapshot takes at most"):
+            submit()
+    until(lambda: not Engine(engine.socket).containers({"aml.home": home_label()}))

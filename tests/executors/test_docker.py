@@ -71,7 +71,8 @@ def test_a_cell_with_lines_for_ipython_is_refused_where_the_image_has_none(
     engine: engines.Engine, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", engine.host)
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
     asked = Request(target="docker", cell=b"x = 7 % 4\n!ls", resources={"image": engines.BASE_IMAGE})
     record = experiment.wait(directory := experiment.submit(asked))
     assert (record.status, record.reason, record.start_time_utc) == ("Failed", "cell.ipython", None)

@@ -32,8 +32,8 @@ WAIT = 60.0
 LARGEST = 1 << 20
 # in a run directory: what was begun, and the empty folder that becomes the working copy
 MARKER, FOLDER = "/ahead.json", "/ahead"
-# connections of starts that nobody has waited for yet
-_begun: list[Line] = []
+# what this process began, by the name of the container: the connection on which its start goes on
+_begun: dict[str, Line] = {}
 
 
 def begin(place: Place, job: Job) -> None:
@@ -57,7 +57,8 @@ def begin(place: Place, job: Job) -> None:
     marker = {"format": FORMAT, "facts": facts, "work": os.stat(work).st_ino}
     write_atomic(job.directory + MARKER, plainjson.dumps(marker).encode(), sync=False)
     engine = place.engine()
-    _begun.append(engine.begin_start(engine.create(containers.container_name(job), body)))
+    name = containers.container_name(job)
+    _begun[name] = engine.begin_start(engine.create(name, body))
 
 
 def folder(job: Job) -> str | None:
@@ -68,7 +69,8 @@ def folder(job: Job) -> str | None:
 
 def begun(job: Job) -> bool:
     """Whether a container may be there that was started ahead."""
-    return os.path.exists(job.directory + MARKER)
+    # the marker goes with the run directory of a submit that was refused
+    return containers.container_name(job) in _begun or os.path.exists(job.directory + MARKER)
 
 
 def let_go(
@@ -95,17 +97,17 @@ def let_go(
 def _running(engine: Engine, job: Job) -> Mapping[str, Any] | None:
     name = containers.container_name(job)
     found = engine.container(name)  # answers when the start that goes on has ended
-    _let_be()
+    _let_be(name)
     if found is not None and found["State"]["Status"] == "created":
         engine.start(name)
         found = engine.container(name)
     return found if found is not None and found["State"]["Running"] else None
 
 
-def _let_be() -> None:
-    """Close the connections of starts that have ended."""
-    while _begun:
-        _begun.pop().close()
+def _let_be(name: str) -> None:
+    """Close the connection of a start that has ended, or that nobody waits for."""
+    if line := _begun.pop(name, None):
+        line.close()
 
 
 def _fits(job: Job, facts: Mapping[str, Any]) -> bool:
@@ -119,8 +121,9 @@ def _fits(job: Job, facts: Mapping[str, Any]) -> bool:
 
 def forsake(engine: Engine, job: Job) -> None:
     """Remove the container that was started ahead of a job; only then may another one be made."""
-    engine.remove(containers.container_name(job))
-    _let_be()
+    name = containers.container_name(job)
+    engine.remove(name)
+    _let_be(name)
     if folder(job):
         remove_tree(job.directory + FOLDER)
     try:
