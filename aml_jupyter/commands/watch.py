@@ -138,8 +138,10 @@ def tell_ending(record: Record, screen: Screen, told: tuple[str, ...] = ()) -> N
     """Say how a run ended and what to do about it."""
     if record.status != "Completed":
         error = record.error or {}
-        screen.remark(f"aml: {record.run_id} {record.status}: {error.get('message') or record.reason}")
-        if record.start_time_utc is None and (hint := error.get("hint")):  # it has no output to look at
+        begun = record.start_time_utc is not None
+        code = f" [{record.reason}]" if error and not begun else ""
+        screen.remark(f"aml: {record.run_id} {record.status}: {error.get('message') or record.reason}{code}")
+        if not begun and (hint := error.get("hint")):  # it has no output to look at
             screen.remark(hint)
     tell_warnings(record, screen, told)
     if record.not_kept:
