@@ -12,7 +12,7 @@ import posixpath
 
 from aml_jupyter.connection.failures import Whom, last_words
 from aml_jupyter.connection.framing import LAUNCH, PIECE, Answer, Collector, Session, TooMuchOutput, head
-from aml_jupyter.connection.master import Login, Master, Timing, checked, environment
+from aml_jupyter.connection.master import Login, Master, Timing, checked, environment, further_options
 from aml_jupyter.connection.trust import KeyFound, accept, fingerprints, trust
 from aml_jupyter.errors import ConfigError, TargetUnavailable
 
@@ -35,8 +35,6 @@ __all__ = [
     "trust",
 ]
 
-# a variable with further settings of ssh, each `Key=value`
-OPTIONS = "AML_SSH_OPTIONS"
 # bytes of output that `run` keeps in memory
 _LARGEST = 64 * 1024 * 1024
 _NOT_OPENED = ("Session open refused by peer", "open failed")
@@ -75,7 +73,7 @@ class Connection:
                 whom=whom,
                 password=password,
                 identity=os.path.expanduser(identity) if identity else None,
-                options=(*options, *os.environ.get(OPTIONS, "").split()),
+                options=(*options, *further_options()),
                 timing=self._timing,
             ),
             folder,

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # an address of a socket holds 107 bytes, ssh adds 17 while it makes one
 _LONGEST_FOLDER = 72
+# a variable with further settings of ssh, each `Key=value`
+OPTIONS = "AML_SSH_OPTIONS"
 _HOST = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%-]*")
 _USER = re.compile(r"[^\s\x00-\x1f\x7f'\"`$;&|<>()\\@-][^\s\x00-\x1f\x7f'\"`$;&|<>()\\@]*")
 
@@ -112,6 +114,11 @@ def program(name: str) -> str:
             hint="Install OpenSSH's client (Debian: openssh-client).",
         )
     return found
+
+
+def further_options() -> tuple[str, ...]:
+    """Settings of ssh that this user gives for all connections."""
+    return tuple(os.environ.get(OPTIONS, "").split())
 
 
 def environment() -> dict[str, str]:

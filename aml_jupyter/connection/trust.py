@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 
 from aml_jupyter.connection.failures import Whom, login_failure
-from aml_jupyter.connection.master import Login, Timing, checked, environment, program, resolved
+from aml_jupyter.connection.master import (
+    Login,
+    Timing,
+    checked,
+    environment,
+    further_options,
+    program,
+    resolved,
+)
 from aml_jupyter.errors import TargetUnavailable
 from aml_jupyter.frozen import Value
 
@@ -99,7 +107,7 @@ def trust(
 
 def _asking(host: str, port: int | None, options: tuple[str, ...], timing: Timing | None = None) -> Login:
     whom = Whom(name=host, host=host, port=port)
-    return Login(whom=whom, options=options, timing=timing or Timing())
+    return Login(whom=whom, options=(*options, *further_options()), timing=timing or Timing())
 
 
 def _ask(login: Login, algorithms: str, path: str) -> subprocess.Popen[bytes]:

@@ -151,10 +151,10 @@ class Engine:
             return error.status == 404
         return True
 
-    def remove(self, container: str) -> None:
+    def remove(self, container: str, patience: float = PATIENCE) -> None:
         """End and remove a container with its anonymous volumes; one that is gone is fine."""
         try:
-            self._ask("DELETE", f"/containers/{quoted(container)}?force=1&v=1")
+            self._ask("DELETE", f"/containers/{quoted(container)}?force=1&v=1", patience=patience)
         except EngineRefused as error:
             if error.status not in (404, 409):  # 409: its removal is under way
                 raise

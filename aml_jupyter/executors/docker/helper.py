@@ -5,6 +5,7 @@ It runs `runtime/store.py`, which it is sent: all that it needs is the engine th
 
 from __future__ import annotations
 
+import os
 import zlib
 
 from aml_jupyter import plainjson
@@ -37,7 +38,8 @@ class Helper:
         self.place = place
         self.engine = place.engine()
         facts = prepared(job)
-        self.name = f"{containers.container_name(job)[:200]}-{what}"
+        # of one that a line fell silent on nothing can be had, not even its name, until that line is over
+        self.name = f"{containers.container_name(job)[:200]}-{what}-{os.urandom(3).hex()}"
         self.body = {
             "Image": facts["image"],
             "Entrypoint": [],
@@ -53,22 +55,23 @@ class Helper:
                 "Mounts": [{"Type": "bind", "Source": place.folder(), "Target": STORE_IN_CONTAINER}],
                 "NetworkMode": "none",
                 "LogConfig": {"Type": "none"},
+                # it ends with its input, and with the line
+                "AutoRemove": True,
             },
         }
 
     def __enter__(self) -> Self:
-        self.engine.remove(self.name)  # one that a killed supervisor left, or a line that broke
         try:
-            self.container = self.engine.create(self.name, self.body)
+            container = self.engine.create(self.name, self.body)
         except EngineRefused as error:
             raise _refusal(error, self.place) from error
         try:
-            self.conversation = self.engine.converse(self.container)
-            self.engine.start(self.container)
+            self.conversation = self.engine.converse(container)
+            self.engine.start(container)
             script = _store_script()
             self.conversation.send(b"%d\n" % len(script) + script)
         except BaseException:
-            self.engine.remove(self.container)
+            self.engine.remove(container)
             raise
         return self
 
@@ -90,10 +93,6 @@ class Helper:
 
     def __exit__(self, *_exc: object) -> None:
         self.conversation.__exit__()
-        try:
-            self.engine.remove(self.container)
-        except TargetUnavailable:  # the line is gone: the helper ends with it, the sweep removes it
-            return
 
 
 class Answers:

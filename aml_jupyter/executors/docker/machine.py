@@ -106,8 +106,9 @@ def sweep(connection: Connection, ended: Collection[str], days: float, *, dry_ru
     answer = connection.run(
         f"cd {quote(_store(connection))} || exit; "
         + (f"chmod -R u+rwX -- {paths} 2>/dev/null; rm -rf -- {paths}; " if paths else "")
-        # of a runtime that was not laid out to its end
+        # of what was not sent or laid out to its end
         + "find runtimes -mindepth 1 -maxdepth 1 -name '*.????????????????' -mmin +1440 -exec rm -rf {} +; "
+        + "find objects -type f -name '*.*' -mmin +1440 -exec rm -f {} +; "
         + f"[ ! -d objects ] || {_unused(days)} -exec rm -f {{}} +",
         timeout=_LONG,
     )

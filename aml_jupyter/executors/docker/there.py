@@ -20,7 +20,7 @@ from aml_jupyter.connection import Connection, quote
 from aml_jupyter.errors import ConfigError, TargetUnavailable
 from aml_jupyter.executors.docker import containers
 from aml_jupyter.executors.docker.containers import Places
-from aml_jupyter.executors.docker.engine import DEFAULT_SOCKET
+from aml_jupyter.executors.docker.engine import DEFAULT_SOCKET, NoAnswer
 from aml_jupyter.executors.docker.evidence import evidence_of
 from aml_jupyter.executors.docker.forwarding import Forwarded
 from aml_jupyter.job import Alive, Gone
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 FOLDER = ".azureml/remote"
 # seconds: for one short command there, and between two looks while nothing happens
 COMMAND = 60.0
+# for the end of a helper
+HELPER = 3.0
 SHORTEST_LOOK, LONGEST_LOOK = 0.1, 1.0
 BLOCK = 1 << 20
 # bytes of log and events beyond what the runtime itself allows
@@ -262,7 +264,14 @@ class There:
         gather(self, _job_of(handle), into)
 
     def remove(self, handle: Handle) -> None:
-        """Remove the folder of the run there."""
+        """Remove the folder of the run there, and helpers that a line fell silent on."""
+        engine = self.engine()
+        for one in engine.containers({"aml.run": handle["run_id"], "aml.role": "store"}):
+            try:
+                engine.remove(one["Id"], patience=HELPER)
+            except NoAnswer:  # it cannot end before that line does, and then it removes itself
+                continue
+        # last: a helper that was interrupted writes until it has ended
         self._remove(handle["folder"])
 
     def _remove(self, folder: str) -> None:
