@@ -28,8 +28,10 @@ BLOCK = 1 << 20
 SHORTEST_LOOK, LONGEST_LOOK = 0.01, 0.1
 # while a run is in one of these, what its supervisor says is how the preparation goes
 BEFORE = ("", "NotStarted", "Preparing")
-# seconds until the runtime has told that what follows on stderr is stderr too
+# seconds within which older runtimes told that bytes of the log are stderr; newer ones do so ahead of them
 TOLD = 0.06
+# where a stretch of stderr ends that goes on
+OPEN = 1 << 62
 
 
 class Text(Value):
@@ -78,7 +80,9 @@ class Follower:
         }
         self._status_position = self._control_position = 0
         self._stderr: deque[tuple[int, int]] = deque()
-        self._stderr_end, self._stderr_at = 0, 0.0
+        self._ahead = self._all = False
+        self._stderr_end = self._settled = 0
+        self._sizes: deque[tuple[float, int]] = deque()
         self._waiting: deque[dict[str, Any]] = deque()
         self._told = 0
         if tail is not None:
@@ -129,8 +133,7 @@ class Follower:
         That is text whose stream was not told yet, events whose place was in a part of the log that is gone,
         and what there is of a character that the log ends in the middle of.
         """
-        yield from self.read()
-        self._stderr_at = 0.0
+        self._all = True
         yield from self.read()
         more = bool(self._waiting)
         while more:
@@ -173,16 +176,30 @@ class Follower:
         if event.get("type") == "stderr":
             start, end = event.get("start"), event.get("end")
             if isinstance(start, int) and isinstance(end, int):
-                self._stderr.append((start, end))
-                self._stderr_end, self._stderr_at = end, time.monotonic()
+                self._take_stretch(start, OPEN if event.get("more") is True else end)
         elif "type" in event and isinstance(at, int):
             self._waiting.append(event)
+        elif "type" not in event and event.get("stderr") == "ahead":
+            self._ahead = True
+
+    def _take_stretch(self, start: int, end: int) -> None:
+        if self._stderr and self._stderr[-1][1] == OPEN:  # this closes it, or its closing was lost
+            begin, _ = self._stderr.pop()
+            if begin < start:
+                self._stderr.append((begin, start))
+        self._stderr.append((start, end))
+        self._stderr_end = end
 
     def _known(self, size: int) -> int:
-        """Where the text ends whose stream is known: what follows stderr may be told to be stderr, too."""
-        if self.status in TERMINAL or time.monotonic() - self._stderr_at > TOLD:
+        """Where the text ends whose stream is known: an older runtime may yet tell that it is stderr."""
+        if self._ahead or self._all or self.status in TERMINAL:
             return size
-        return min(size, max(self.position, self._stderr_end))
+        now = time.monotonic()
+        if not self._sizes or size > self._sizes[-1][1]:
+            self._sizes.append((now, size))
+        while self._sizes and now - self._sizes[0][0] > TOLD:
+            self._settled = self._sizes.popleft()[1]
+        return min(size, max(self.position, self._settled, self._stderr_end))
 
     def _due(self) -> bool:
         return bool(self._waiting) and self._waiting[0]["at"] <= self.position

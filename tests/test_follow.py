@@ -212,6 +212,42 @@ def test_text_behind_stderr_is_printed_although_the_run_goes_on(directory: RunDi
     assert plain(list(Follower(directory).rest())) == [("stderr", "err"), ("stdout", "out")]
 
 
+AHEAD = {"format": 1, "run_id": "p_1", "stderr": "ahead"}
+
+
+def test_stderr_that_goes_on_is_stderr_until_it_is_closed(directory: RunDirectory) -> None:
+    follower = Follower(directory)
+    write(directory, b"outerr", AHEAD, {"type": "stderr", "at": 3, "start": 3, "end": 3, "more": True})
+    assert plain(list(follower.read())) == [("stdout", "out"), ("stderr", "err")]
+    write(directory, b"more")
+    assert plain(list(follower.read())) == [("stderr", "more")]
+    write(directory, b"out", {"type": "stderr", "at": 10, "start": 3, "end": 10})
+    assert plain(list(follower.read())) == [("stdout", "out")]
+
+
+def test_stderr_whose_end_was_lost_ends_at_the_next(directory: RunDirectory) -> None:
+    opened = {"type": "stderr", "at": 0, "start": 0, "end": 0, "more": True}
+    write(
+        directory, b"123456", AHEAD, opened, dict(opened, start=2), dict(opened, start=4, end=5, more=False)
+    )
+    assert plain(list(Follower(directory).read())) == [("stderr", "12345"), ("stdout", "6")]
+
+
+def test_text_of_an_older_runtime_waits_until_its_stream_is_told(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aml_jupyter.follow.TOLD", 60.0)
+    follower = Follower(directory)
+    write(directory, b"err", {"type": "error", "at": 0}, {"type": "value", "at": 3})
+    assert plain(list(follower.read())) == ["error"]
+    write(directory, b"", {"type": "stderr", "at": 0, "start": 0, "end": 3})
+    assert plain(list(follower.read())) == [("stderr", "err"), "value"]
+    write(directory, b"out")
+    assert list(follower.read()) == []
+    monkeypatch.setattr("aml_jupyter.follow.TOLD", 0.0)
+    assert plain(list(follower.read())) == [("stdout", "out")]
+
+
 def test_a_line_that_is_nested_too_deeply_is_no_event(directory: RunDirectory) -> None:
     write(directory, b"", b"[" * 200_000 + b"\n", {"type": "metric", "at": 0})
     assert plain(list(Follower(directory).read())) == ["metric"]

@@ -106,6 +106,26 @@ def test_an_error_points_into_the_cell_and_fails_it(kernel: Notebook) -> None:
     assert cell.reply["ename"] == "CellFailed"
 
 
+def test_an_error_is_told_once_when_values_are_wanted_as_well(kernel: Notebook) -> None:
+    for n in range(4):
+        cell = kernel.run(f"%%amlrun local -o kept{n}\nkept{n} = {n}\nprint('before')\n1 / 0")
+        assert cell.status == "error"
+        assert cell.error.count("ZeroDivisionError: division by zero") == 1
+        assert cell.streams == [("stdout", "before\n")]
+        assert kernel.run(f"print(kept{n})").text() == f"{n}\n"
+
+
+def test_a_log_that_a_cell_removes_is_shown_whole_with_a_warning(kernel: Notebook) -> None:
+    cell = kernel.run(
+        "%%amlrun local\nimport os\nprint('before', flush=True)\n"
+        "os.unlink(os.environ['AML_JOB'] + '/log')\nprint('after')"
+    )
+    assert cell.status == "ok", cell.error
+    assert cell.text() == "before\nafter\n"
+    assert "log was removed or replaced" in cell.card["text/plain"]
+    assert kernel.run(f"%aml logs {cell.run_id}").text().startswith("before\nafter\n")
+
+
 def test_a_failed_script_raises_its_exit_code_and_can_be_only_reported(kernel: Notebook) -> None:
     cell = kernel.run("%amlrun local fails.py")
     assert cell.status == "error"
@@ -426,7 +446,7 @@ NEVER_TOLD = (
     "from aml_jupyter.magics import submit\n"
     "from aml_jupyter.starting import Starter\n"
     "class Ends(Starter):\n"
-    "    def go(self, directory, secrets): self.leave()\n"
+    "    def go(self, directory, secrets, passwords=None): self.leave()\n"
     "submit.STANDBY.close()\n"
     "submit.STANDBY._ready = Ends()\n"
 )

@@ -47,6 +47,68 @@ send_json(type="metric", name="loss", value=0.5, step=3)
     assert (metric["name"], metric["value"], metric["step"]) == ("loss", 0.5, 3)
 
 
+def streams_of(events: bytes, size: int) -> bytes:
+    """For each of the first `size` bytes of a log the letter of the stream that the events say, o or e."""
+    said = bytearray(b"o" * size)
+    for event in map(json.loads, events[: events.rfind(b"\n") + 1].splitlines()[1:]):
+        if event["type"] == "stderr":
+            end = size if event.get("more") else min(event["end"], size)
+            start = min(event["start"], size)
+            said[start:] = b"e" * (end - start) + b"o" * (size - end)
+    return bytes(said)
+
+
+def test_whoever_sees_a_byte_knows_its_stream_and_what_happened_before_it(
+    tmp_path: Path, python: str
+) -> None:
+    # each message names a payload, which takes the runtime a while to check
+    script = """
+for n in range(150):
+    send(b"e" * 51)  # the first letter is the stream
+    send(b"e" * 51)
+    send_json(type="value", name="z", encoding="bytes", file=store(b"%d" % n * 300000))
+    send(b"o" * 101 if n % 3 else b"e" * 101)
+"""
+    job = RuntimeJob(tmp_path, SENDER + script, python)
+    process = job.start()
+    looks = set()
+    while process.poll() is None:
+        log = job.log
+        path = job.job / "events.jsonl"
+        events = path.read_bytes() if log else b""
+        assert streams_of(events, len(log)) == log
+        assert events.count(b'"value"') >= (len(log) - 1) // 200
+        looks.add(len(log))
+    job.wait()
+    assert len(looks) > 10
+    assert len(job.log) == 30000
+
+
+def test_stderr_is_told_before_what_happened_behind_it(tmp_path: Path, python: str) -> None:
+    script = """
+send_json(type="error", ename="E", evalue="", traceback=["line"], printed=True)
+send(b"e" * 61)
+send(b"e" * 65)
+send_json(type="value", name="z", encoding="bytes", file=store(b"z" * 1000))
+"""
+    events = run(tmp_path, script, python).events()
+    kinds = [(event["type"], event["at"]) for event in events]
+    assert kinds[1:-1] == [("error", 0), ("stderr", 0), ("value", 124), ("stderr", 124)]
+    assert (events[2]["start"], events[2]["more"]) == (0, True)
+    assert (events[4]["start"], events[4]["end"]) == (0, 124)
+
+
+def test_stderr_that_grows_for_long_is_two_events(tmp_path: Path) -> None:
+    script = """
+for n in range(100):
+    send(b"e%d\\n" % n)
+    time.sleep(0.002)
+"""
+    job = run(tmp_path, script)
+    assert len(job.events("stderr")) == 2
+    assert job.stderr() == job.log
+
+
 def test_what_json_cannot_hold_becomes_text(tmp_path: Path, python: str) -> None:
     script = """
 send(b'j{"type": "metric", "name": "a", "value": NaN}')

@@ -36,7 +36,9 @@ class Journal:
         self.capped = False
         self.retry_at = 0.0
         self.warnings: "dict[str, int]" = {}
-        self.pending = bytearray(plain.dumps({"format": 1, "run_id": run_id}).encode("ascii") + b"\n")
+        # what is said of stderr stands here before its bytes stand in the log: see pump.Stretches
+        first = {"format": 1, "run_id": run_id, "stderr": "ahead"}
+        self.pending = bytearray(plain.dumps(first).encode("ascii") + b"\n")
         try:
             self.fd = posix.open("events.jsonl", FLAGS, 0o600)
         except OSError:

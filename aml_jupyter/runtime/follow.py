@@ -130,13 +130,7 @@ class Follower:
 
     def _seconds(self) -> float:
         now = time.monotonic()
-        until = min(
-            self.next_beat,
-            self.kill_at,
-            self.linger_at,
-            self.deadline,
-            self.log.stretches.due(),
-        )
+        until = min(self.next_beat, self.kill_at, self.linger_at, self.deadline)
         return max(0.0, min(until - now, HEARTBEAT)) + 0.0005
 
     def _read_wakeup(self) -> None:
@@ -205,8 +199,6 @@ class Follower:
         if now >= self.next_beat:
             self._heartbeat()
             self.log.check()
-        if now >= self.log.stretches.due():
-            self.log.stretches.flush()
         if self.main_ended < INFINITE:
             self._clean_up(now)
             self.journal.flush()

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 TAIL = 1 << 20  # of what comes after the limit, kept in memory and appended at the end
 RETRY = 1.0  # seconds before a full disk is tried again
 STRETCHES = 20000
+NAME, COPY = "log", ".log.partial"
+HEAD = 64  # bytes at the beginning by which a file that was cut and written on is recognised
+BLOCK = 1 << 20  # of a copy
+PUT_BACK_LIMIT = 20  # each time all of the log is copied; the end of the run has one more
 FLAGS = posix.O_RDWR | posix.O_CREAT | posix.O_TRUNC | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
@@ -31,13 +35,15 @@ class Log:
         self.retry_at = 0.0
         self.cause = ""
         self.truncated = False
+        self.head = b""  # what the file begins with, unless somebody else shortened it
+        self.put_back = 0  # how often the file was put back in its place
         self.stretches = Stretches(journal)
         self.fd = -1
         self._open()
 
     def _open(self) -> None:
         try:
-            self.fd = posix.open("log", FLAGS, 0o600)
+            self.fd = posix.open(NAME, FLAGS, 0o600)
         except OSError as error:  # no more files in this file system: tried again later
             self._fail(error)
 
@@ -59,10 +65,14 @@ class Log:
             self.lost += len(data)
             self.dropped += len(data)
             return
+        self.stretches.turn(is_error, self.offset)
+        # what happened before these bytes is known to whoever sees them
+        if self.journal.pending:
+            self.journal.flush()
         start = self.offset
         missing = len(data) - self._put(data)
-        if self.offset > start:
-            self.stretches.note(start, self.offset, is_error)
+        if start == 0:
+            self.head = bytes(data[: min(HEAD, self.offset)])
         self.lost += missing
         self.dropped += missing
 
@@ -94,6 +104,7 @@ class Log:
             "utf-8"
         )
         before = self.offset
+        self.stretches.turn(False, before)
         if self._put(marker) < len(marker):
             self._forget_from(before)
             return False
@@ -123,18 +134,80 @@ class Log:
             del self.tail[:-TAIL]
 
     def check(self) -> None:
-        """Try a full disk again; say once when somebody else shortened the file."""
+        """Try a full disk again; see to a log that the job itself shortened, removed or replaced."""
         if self.lost:
             self._recovered()
-        if self.truncated or self.fd < 0:
+        self._look_after(last=False)
+
+    def _look_after(self, last: bool) -> None:
+        if self.fd < 0:
             return
-        found = posix.fstat(self.fd)
-        if found.st_size < self.offset or found.st_nlink == 0:
+        if not self.truncated and self._was_shortened():
             self.truncated = True
-            self.journal.warn("log.truncated", "the log was truncated or removed by the job itself")
+            self.journal.warn("log.truncated", "the log was truncated by the job itself")
+        if not self._in_place() and (last or self.put_back < PUT_BACK_LIMIT):
+            self._put_back(last)
+
+    def _was_shortened(self) -> bool:
+        try:
+            size = posix.fstat(self.fd).st_size
+            return size < self.offset or posix.pread(self.fd, len(self.head), 0) != self.head
+        except OSError:  # it cannot be read now, which is another matter
+            return False
+
+    def _in_place(self) -> bool:
+        held = posix.fstat(self.fd)
+        try:
+            named = posix.stat(NAME, follow_symlinks=False)
+        except OSError:
+            return False
+        return (named.st_ino, named.st_dev) == (held.st_ino, held.st_dev)
+
+    def _put_back(self, last: bool) -> None:
+        """Give a copy the log's name: a file without one cannot get it back."""
+        self.put_back += 1
+        fd, done, cause = -1, 0, ""
+        try:
+            _remove_quietly(COPY)
+            fd = posix.open(COPY, FLAGS | posix.O_EXCL, 0o600)
+            done, cause = self._copy_to(fd)
+            if done == self.offset or last:
+                _take_name(COPY, NAME)
+        except OSError as error:
+            done, cause = 0, error.strerror or str(error)
+        missing = self.offset - done
+        if not missing or last:
+            self.fd, fd = fd, self.fd
+            self._say_removed(missing, cause)
+        else:  # tried once more at the end: not to fill the disk again and again
+            self.put_back = PUT_BACK_LIMIT
+        if fd >= 0:
+            posix.close(fd)
+        _remove_quietly(COPY)
+
+    def _copy_to(self, fd: int) -> "tuple[int, str]":
+        """How many bytes of the log another file got, and why not all."""
+        done = 0
+        try:
+            while done < self.offset:
+                size = min(BLOCK, self.offset - done)
+                # zeros where the job cut something off
+                done += posix.pwrite(fd, posix.pread(self.fd, size, done) or bytes(size), done)
+        except OSError as error:
+            return done, error.strerror or str(error)
+        return done, ""
+
+    def _say_removed(self, missing: int, cause: str) -> None:
+        self.dropped += missing
+        text = "the log was removed or replaced by the job itself"
+        if missing:
+            self.journal.warn("log.lost", "%s; %d bytes of output were lost: %s" % (text, missing, cause))
+        else:
+            self.journal.warn("log.removed", text + "; what was printed was put back")
 
     def finish(self) -> None:
         """Append the marker and the tail that the limit left out, or the marker of bytes lost at the end."""
+        self.stretches.turn(False, self.offset)
         if self.lost:
             self._recovered(last=True)
         if self.capped:
@@ -145,7 +218,7 @@ class Log:
                 self._put(text.encode("ascii"))
             kept = self._put(bytes(self.tail))
             self.dropped += self.after_limit - kept
-        self.stretches.flush()
+        self._look_after(last=True)
 
     def sync(self) -> None:
         """Make the log durable where the file system can."""
@@ -155,43 +228,46 @@ class Log:
             pass
 
 
-class Stretches:
-    """Which bytes of the log are stderr, as few events as will do.
+def _take_name(path: str, name: str) -> None:
+    try:
+        posix.rename(path, name)
+    except (IsADirectoryError, NotADirectoryError):
+        posix.rename(name, "%s.replaced.%d" % (name, time.monotonic_ns()))
+        posix.rename(path, name)
 
-    A stretch that stands alone is told at once, one that grows is told in parts: at first every 50 ms, ever
-    less often the more there were.  After 20,000 of them one warning says that no more are told.
+
+def _remove_quietly(path: str) -> None:
+    try:
+        posix.unlink(path)
+    except OSError:  # it is not there
+        pass
+
+
+class Stretches:
+    """Which bytes of the log are stderr, told ahead of them: whoever sees a byte can know its stream.
+
+    One event opens a stretch before its first byte is written, a second one closes it before what follows is
+    written; however much it grows there are no more.  After 20,000 stretches one warning says that no more
+    are told.
     """
 
     def __init__(self, journal: "Journal") -> None:
         self.journal = journal
-        self.start = self.end = 0
+        self.start = 0
+        self.is_open = False
         self.count = 0
-        self.told = 0.0
 
-    def note(self, start: int, end: int, is_error: bool) -> None:
-        """Bytes `start` to `end` were just written."""
-        if not is_error:
-            self.flush()
-        elif self.end == start and self.end > self.start:
-            self.end = end
-        else:
-            self.flush()
-            self.start, self.end = start, end
-
-    def due(self) -> float:
-        """When the open stretch is to be told, on the monotonic clock; infinite without one."""
-        if self.end == self.start:
-            return float("inf")
-        return self.told + (0.05 if self.count < 1000 else 0.5 if self.count < 10000 else 5.0)
-
-    def flush(self) -> None:
-        """Tell the open stretch, if there is one."""
-        if self.end == self.start:
+    def turn(self, is_error: bool, at: int) -> None:
+        """What will be written from `at` on is stderr, or is not."""
+        if is_error == self.is_open:
             return
-        if self.count < STRETCHES:
-            self.journal.emit("stderr", {"start": self.start, "end": self.end}, at=self.start)
+        if self.is_open:
+            self.is_open = False
+            self.journal.emit("stderr", {"start": self.start, "end": at}, at=at)
+        elif self.count < STRETCHES:
+            self.start, self.is_open = at, True
+            self.count += 1
+            self.journal.emit("stderr", {"start": at, "end": at, "more": True}, at=at)
         elif self.count == STRETCHES:
+            self.count += 1
             self.journal.warn("log.stderr_unmarked", "stderr is no longer told apart from here on")
-        self.count += 1
-        self.start = self.end
-        self.told = time.monotonic()

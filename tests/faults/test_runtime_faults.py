@@ -293,6 +293,86 @@ os.write(1, b"after\\n")
     assert job.warnings() == ["log.truncated"]
 
 
+def test_G4_a_log_that_was_cut_and_written_on_is_told_of(tmp_path: Path) -> None:
+    script = """
+import os, time
+os.write(1, b"before\\n"); time.sleep(0.2)
+os.truncate(os.environ["AML_JOB"] + "/log", 0)
+os.write(1, b"after\\n")
+"""
+    job = RuntimeJob(tmp_path, script)
+    job.run()
+    assert job.log == b"\0" * 7 + b"after\n"
+    assert job.warnings() == ["log.truncated"]
+
+
+REPLACE = {
+    "unlinked": "os.unlink(log)",
+    "renamed": "os.rename(log, log + '.mine')",
+    "replaced": "open(log + '.mine', 'w').write('mine' * 1000); os.replace(log + '.mine', log)",
+    "a link": "os.unlink(log); os.symlink('/dev/null', log)",
+    "a pipe": "os.unlink(log); os.mkfifo(log)",
+    "a folder": "os.unlink(log); os.makedirs(log + '/deep/er')",
+    "unlinked all the time": "[os.path.exists(log) and os.unlink(log) or time.sleep(.01) for n in range(99)]",
+}
+
+
+@pytest.mark.parametrize("name", REPLACE)
+def test_G4_a_log_that_its_script_takes_away_is_put_back(tmp_path: Path, python: str, name: str) -> None:
+    script = f"""
+import os, time
+log = os.environ["AML_JOB"] + "/log"
+os.write(1, b"before\\n"); os.write(2, b"error\\n"); time.sleep(0.2)
+{REPLACE[name]}
+os.write(1, b"after\\n" * 300000)
+"""
+    job = RuntimeJob(tmp_path, script, python)
+    ending = job.run()
+    assert job.log == b"before\nerror\n" + b"after\n" * 300000
+    assert (ending["log_bytes"], ending["log_dropped"]) == (len(job.log), 0)
+    assert set(job.warnings()) == {"log.removed"}
+    assert job.stderr() == b"error\n"
+    assert not (job.job / ".log.partial").exists()
+
+
+def test_G4_a_log_that_was_taken_away_is_back_while_the_run_goes_on(tmp_path: Path) -> None:
+    script = """
+import os, time
+os.write(1, b"before\\n"); time.sleep(0.2)
+os.unlink(os.environ["AML_JOB"] + "/log")
+os.write(1, b"after\\n"); time.sleep(60)
+"""
+    job = RuntimeJob(tmp_path, script)
+    job.start()
+    job.wait_for_log(b"before\nafter\n", timeout=10)
+    job.wait_for(lambda: job.warnings() == ["log.removed"])
+    job.signal()
+    job.wait()
+    assert job.log == b"before\nafter\n"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("pause", [0, 2.5])
+def test_G4_of_a_log_that_does_not_fit_twice_the_beginning_is_put_back(
+    tmp_path: Path, small_disk: Path, pause: float
+) -> None:
+    script = f"""
+import os, time
+os.write(1, b"y" * 700000); time.sleep(0.2)
+os.unlink(os.environ["AML_JOB"] + "/log")
+time.sleep({pause})
+os.write(1, b"after\\n")
+"""
+    job = on_disk(small_disk, tmp_path, script, VERSIONS[NEWEST])
+    ending = job.run()
+    assert 50_000 < len(job.log) < 700_000
+    assert set(job.log) == set(b"y")
+    assert ending["log_dropped"] == 700_006 - len(job.log)
+    assert job.warnings() == ["log.lost"]
+    (told,) = job.events("warning")
+    assert f"{ending['log_dropped']} bytes of output were lost" in told["text"]
+
+
 def test_G6_a_script_that_closes_its_output_is_followed_to_its_end(tmp_path: Path) -> None:
     script = "import os, time; os.write(1, b'x'); os.close(1); os.close(2); time.sleep(0.5); os._exit(6)"
     job = RuntimeJob(tmp_path, script)

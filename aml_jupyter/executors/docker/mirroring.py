@@ -34,7 +34,8 @@ MOST_PAYLOADS = 10_000
 TOGETHER = 32
 # bytes of this disk that stay free
 RESERVE = 32 << 20
-GROWING = ("events.jsonl", "log")
+# in the order in which they are looked at: events that precede bytes of the log are there before these are
+GROWING = ("log", "events.jsonl")
 # each is written once or replaced whole
 SMALL = ("started.json", "heartbeat", "runtime.log")
 GONE = 44
@@ -99,7 +100,7 @@ class Mirror:
             found, known, payloads = answer
             fetched = self._payloads(payloads)
             self._known = known
-            grown = [self._append(name, *found[name]) for name in GROWING]
+            grown = [self._append(*self._held(name, found)) for name in reversed(GROWING)]
             for name in SMALL:
                 self._take_small(name, *found[name])
             something = something or fetched or any(grown)
@@ -109,6 +110,12 @@ class Mirror:
                 write_atomic(self._into + "/exit.json", _ending(found["exit.json"][1]))
                 return True
             return something
+
+    def _held(self, name: str, found: dict[str, Found]) -> tuple[str, int, bytes]:
+        """What came of a growing file; of the log nothing before all of the events is here."""
+        size, data = found[name]
+        behind = _size(self._into, "events.jsonl") < found["events.jsonl"][0]
+        return name, size, b"" if name == "log" and behind else data
 
     def _look(self) -> tuple[dict[str, Found], str, list[str]] | None:
         names = (*GROWING, *SMALL)
