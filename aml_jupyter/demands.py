@@ -53,6 +53,9 @@ def of_target(project: Project, target: Target, resources: Mapping[str, Any]) ->
             private_key=_key_file(target),
             engine=target.docker_host,
         )
+        if target.password is not None:
+            # that there is to be one, not which
+            found["password"] = True
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from aml_jupyter import plainjson
+from aml_jupyter import credentials, plainjson
 from aml_jupyter.errors import AmlError
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ class Starter:
         return os.posix_spawn(
             self._python,
             [self._python, "-S", "-E", "-s", SUPERVISOR],
-            os.environ,
+            credentials.without_passwords(os.environ),
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, read, 0),
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
@@ -68,12 +68,16 @@ class Starter:
         except BrokenPipeError:  # told when it is to go
             return
 
-    def go(self, directory: str, secrets: Mapping[str, str]) -> None:
+    def go(
+        self, directory: str, secrets: Mapping[str, str], passwords: Mapping[str, str] | None = None
+    ) -> None:
         """Tell the run directory, with this process's environment as it is now and `secrets` on top of it.
 
-        Variables that may be written nowhere go this way.  Raises SupervisorGone.
+        Variables that may be written nowhere go this way; `passwords` are those that the supervisor needs
+        and the run does not get.  Raises SupervisorGone.
         """
-        order = {"directory": directory, "environment": run_environment(), "secrets": dict(secrets)}
+        environment = {**run_environment(), **(passwords or {})}
+        order = {"directory": directory, "environment": environment, "secrets": dict(secrets)}
         try:
             _write_all(self._write, plainjson.dumps(order).encode() + b"\n")
         except BrokenPipeError:
@@ -183,8 +187,9 @@ def umask() -> int:
 
 
 def run_environment() -> dict[str, str]:
-    """This process's environment without what belongs to its kernel."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(KERNEL_VARIABLES)}
+    """This process's environment without what belongs to its kernel, and without passwords of machines."""
+    kept = credentials.without_passwords(os.environ)
+    return {name: value for name, value in kept.items() if not name.startswith(KERNEL_VARIABLES)}
 
 
 def _write_all(fd: int, data: bytes) -> None:

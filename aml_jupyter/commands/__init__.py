@@ -41,7 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rm": ("history", "remove runs with their artifacts"),
     "gc": ("history", "remove what no run needs any more"),
     "check": ("history", "look for damage in history, artifacts and snapshots"),
-    "targets": ("targets", "list compute targets and run configurations; test, sweep, trust, warm"),
+    "targets": ("targets", "list compute targets and run configurations; test, sweep, trust, password, warm"),
     "env": ("environments", "environments: show, lock, diff, export"),
     "snapshot": ("files", "show what a snapshot would hold, and why"),
     "share": ("files", "the shared folder: path, ls, put, get, rm"),

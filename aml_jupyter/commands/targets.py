@@ -32,12 +32,12 @@ CHECK_FAILED, FAILED = 1, 125
 
 
 def arguments_targets(parser: ArgumentParser) -> None:
-    """`aml targets [ls]`, `test NAME`, `sweep [NAME]`, `trust NAME`, `warm [NAME]`."""
+    """`aml targets [ls]`, `test NAME`, `sweep [NAME]`, `trust NAME`, `password NAME`, `warm [NAME]`."""
     parser.add_argument(
         "--project", metavar="DIR", help="the project; found from the working folder unless said"
     )
     add_json(parser)
-    actions = parser.add_subparsers(dest="action", metavar="ls|test|sweep|trust|warm")
+    actions = parser.add_subparsers(dest="action", metavar="ls|test|sweep|trust|password|warm")
     ls = actions.add_parser("ls", help="list them, as without an action")
     test = actions.add_parser("test", help="look whether a target works, and say what mends it")
     test.add_argument("name", metavar="NAME", help="a run configuration, failing that a compute target")
@@ -59,7 +59,9 @@ def arguments_targets(parser: ArgumentParser) -> None:
     trust.add_argument("name", metavar="NAME", help="a run configuration, failing that a compute target")
     trust.add_argument("--replace", action="store_true", help="forget the key that is known of it")
     trust.add_argument("--yes", action="store_true", help="do not ask; the fingerprints were compared")
-    for action in (ls, test, sweep, trust, warm):
+    password = actions.add_parser("password", help="keep the password of a target's machine in the keyring")
+    password.add_argument("name", metavar="NAME", help="a run configuration, failing that a compute target")
+    for action in (ls, test, sweep, trust, password, warm):
         # what was said before the action is not said anew by its default
         action.add_argument("--project", metavar="DIR", default=SUPPRESS, help="the project")
         action.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
@@ -79,7 +81,7 @@ def _days(text: str) -> float:
 
 def do_targets(options: Namespace, screen: Screen) -> int:
     """Do one action; without one, list."""
-    actions = {"test": _test, "sweep": _sweep, "trust": _trust, "warm": _warm}
+    actions = {"test": _test, "sweep": _sweep, "trust": _trust, "password": _password, "warm": _warm}
     return actions.get(options.action, list_targets)(options, screen)
 
 
@@ -244,11 +246,14 @@ def _place(project: Project, target: Target) -> Place:
 
 def _there(project: Project, target: Target) -> There:
     from aml_jupyter import demands
-    from aml_jupyter.executors.docker import there
+    from aml_jupyter.executors.docker import login, there
 
-    if target.password is not None and not target.password.is_reference:
-        there.passwords.setdefault(target.name, target.password)
-    return there.There.of(demands.of_target(project, target, {}))
+    mapping = demands.of_target(project, target, {})
+    try:
+        login.passwords(target, mapping)
+    except TargetUnavailable:  # whatever is asked of the machine next meets it again
+        pass
+    return there.There.of(mapping)
 
 
 # --- sweep --------------------------------------------------------------------------------------------------
@@ -468,3 +473,30 @@ def _agreed(target: Target, screen: Screen) -> bool:
             hint=f"Compare them with its owner's; then: aml targets trust {target.name} --yes",
         )
     return answer.strip().lower() in ("y", "yes")
+
+
+# --- password -----------------------------------------------------------------------------------------------
+
+
+def _password(options: Namespace, screen: Screen) -> int:
+    """Ask for the password of a machine and put it into the keyring."""
+    from aml_jupyter import credentials
+
+    _, target = project_of(options).resolve(options.name)
+    if not target.host:
+        raise ConfigError(f"target {target.name!r} is this computer: there is no password to keep")
+    login = credentials.entry(target.host, target.username)
+    password = credentials.ask(f"Password of {login}: ")
+    if password is None:
+        raise UsageError(
+            f"no password was given for {login}",
+            hint=f"Type it in a terminal, or set {credentials.variable(target.name)} where you submit.",
+        )
+    credentials.keep(target.name, target.host, target.username, password)
+    if target.password is None:
+        screen.remark(f"{target.file} names no password: with the line  password: prompt  this one is used")
+    if options.json:
+        screen.json({"target": target.name, "login": login, "stored": True})
+    else:
+        screen.remark(f"the password of {login} is in the keyring")
+    return 0

@@ -45,6 +45,11 @@ class Secret:
         """Whether this only names an entry of the Workbench's key store, which is gone."""
         return self._text.startswith("AzureMlSecret=")
 
+    @property
+    def is_itself(self) -> bool:
+        """Whether this is what it says, neither such a name nor the word `prompt`."""
+        return not self.is_reference and self._text != "prompt"
+
     def __repr__(self) -> str:
         return "Secret(hidden)"
 

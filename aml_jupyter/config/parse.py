@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# for a password: ask whoever submits
+PROMPT = "prompt"
 CONDA_FILE = "aml_config/conda_dependencies.yml"
 SPARK_FILE = "aml_config/spark_dependencies.yml"
 
@@ -35,7 +37,7 @@ def compute(data: bytes, path: str) -> Parsed:
     if mode is not None and mode not in ("cluster", "client"):
         reader.problem(("yarnDeployMode",), f'must be cluster or client, not "{mode}"', "Write client.")
     password = found.get("password")
-    clear = bool(password) and not str(password).startswith("AzureMlSecret=")
+    clear = bool(password) and password != PROMPT and not str(password).startswith("AzureMlSecret=")
     if clear:
         reader.warn(("password",), "password: stands here in clear text; an SSH key needs none")
     finish(reader)

@@ -45,7 +45,9 @@ class Connection:
     """A machine reached by ssh; the constructor does no I/O, every method connects when nobody has.
 
     `folder` holds the sockets of connections, which all processes that give the same folder share.  `name`
-    stands in hints: the target's.  `options` are further settings of ssh, each `Key=value`.
+    stands in hints: the target's.  `options` are further settings of ssh, each `Key=value`.  `password_hint`
+    is for a machine that wants a password: what to do when none was given and keys do not log in, which then
+    is `secret.needed`.
     Every method raises TargetUnavailable: `target.hostkey_unknown`, `target.hostkey_changed`,
     `target.auth_failed`, `target.unreachable`, `target.busy`, `target.no_shell`, `ssh.missing`, `ssh.config`;
     the constructor ConfigError for what is no name of a machine or user.
@@ -61,6 +63,7 @@ class Connection:
         password: Secret | None = None,
         identity: str | None = None,
         name: str = "",
+        password_hint: str = "",
         options: tuple[str, ...] = (),
         timing: Timing | None = None,
     ) -> None:
@@ -72,6 +75,7 @@ class Connection:
             Login(
                 whom=whom,
                 password=password,
+                password_hint=password_hint,
                 identity=os.path.expanduser(identity) if identity else None,
                 options=(*options, *further_options()),
                 timing=self._timing,
@@ -248,7 +252,7 @@ def connection_to(target: Target, folder: str, password: Secret | None = None) -
     """
     if not target.host:
         raise ConfigError(f"the target {target.name} has no address", hint="Add `address:` to its file.")
-    if password is None and target.password is not None and not target.password.is_reference:
+    if password is None and target.password is not None and target.password.is_itself:
         password = target.password
     return Connection(
         target.host,

@@ -11,6 +11,7 @@ import os
 import re
 import time
 
+from aml_jupyter import credentials
 from aml_jupyter.connection.askpass import Askpass
 from aml_jupyter.connection.failures import Busy, Refused, Whom, last_words, login_failure
 from aml_jupyter.errors import ConfigError, TargetUnavailable
@@ -55,6 +56,7 @@ class Login(Value):
 
     whom: Whom
     password: Secret | None = None
+    password_hint: str = ""
     identity: str | None = None
     options: tuple[str, ...] = ()
     timing: Timing = Timing()
@@ -122,8 +124,8 @@ def further_options() -> tuple[str, ...]:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment as ssh gets it: messages in English, and no program that asks a person."""
-    return {**os.environ, "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"}
+    """This process's environment as ssh gets it: messages in English, no passwords, no program that asks."""
+    return {**credentials.without_passwords(os.environ), "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"}
 
 
 class Master:
@@ -257,7 +259,7 @@ class Master:
             with Askpass(self.folder, password, who, self.login.identity) as askpass:
                 said, status = self._start({**environment(), **askpass.environment})
         if status != 0:
-            raise login_failure(said, self.login.whom)
+            raise self._wanting(login_failure(said, self.login.whom))
         if not self.is_alive():
             raise TargetUnavailable(
                 f"ssh connected to {self.login.whom.address}, but made no socket below {self.folder}:"
@@ -265,6 +267,17 @@ class Master:
                 code="ssh.config",
                 hint="That folder must be where sockets can be: set AML_HOME or XDG_RUNTIME_DIR.",
             )
+
+    def _wanting(self, error: TargetUnavailable) -> TargetUnavailable:
+        """The error of a login for which a password was to be had, and nobody gave one."""
+        login = self.login
+        if error.code != "target.auth_failed" or login.password is not None or not login.password_hint:
+            return error
+        return TargetUnavailable(
+            f"{login.whom.address} needs a password, and none is to be had: {error.message}",
+            code="secret.needed",
+            hint=login.password_hint,
+        )
 
     def _start(self, environ: dict[str, str]) -> tuple[str, int | None]:
         """Start the master, which goes into the background after the login: what it said, and its status."""

@@ -6,6 +6,7 @@ the run afterwards.
     request    what a person asked for, and what it comes to
     planning   a request resolved against the configuration
     writing    the run directory
+    logins     passwords of the machines that runs are sent to
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from aml_jupyter import processes, runs
 from aml_jupyter.config import aml_home, registered
 from aml_jupyter.confined import read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, RunFailed, RunNotFound
+from aml_jupyter.experiment.logins import passwords_again, passwords_for, waits_for_password
 from aml_jupyter.experiment.planning import LARGEST_SCRIPT, keep_warm, plan, prepare
 from aml_jupyter.experiment.request import Plan, Request
 from aml_jupyter.experiment.writing import anticipated, begin, write
@@ -76,6 +78,7 @@ def submit_together(
     named = registered(planned[0].project)
     if named.key != planned[0].project.key:  # another folder took the name meanwhile
         planned = [plan(request, named) for request in requests]
+    passwords = [passwords_for(one.project, one.target) for one in planned]
     starters: list[Starter] = []
     directories: list[RunDirectory] = []
     begun: list[tuple[Plan, RunDirectory]] = []
@@ -95,12 +98,12 @@ def submit_together(
         for directory in directories:
             runs.discard(directory)
         raise
-    for starter, directory, request in zip(starters, directories, requests, strict=True):
+    for starter, directory, request, given in zip(starters, directories, requests, passwords, strict=True):
         secrets = {**request.environment, **request.secrets}
         try:
-            starter.go(directory.path, secrets)
+            starter.go(directory.path, secrets, given)
         except SupervisorGone:  # one that was ready has died since
-            Starter().go(directory.path, secrets)
+            Starter().go(directory.path, secrets, given)
     return directories
 
 
@@ -126,7 +129,8 @@ def resume(directory: RunDirectory, secrets: Mapping[str, str] | None = None) ->
         return False
     # the interpreter that the run was submitted with, while it is there
     python = str(record.supervisor.get("executable", ""))
-    Starter(python if os.access(python, os.X_OK) else "").go(directory.path, secrets or {})
+    passwords = passwords_again(directory, record)
+    Starter(python if os.access(python, os.X_OK) else "").go(directory.path, secrets or {}, passwords)
     return True
 
 
@@ -196,7 +200,7 @@ class Lost:
         """
         if record.status != "NotResponding" or time.monotonic() < self.due:
             return
-        if record.reason == "secret.needed" and not self.secrets.keys() >= set(record.environment_secret):
+        if record.reason == "secret.needed" and self._lacks(directory, record):
             error = record.error or {}
             raise AmlError(f"{record.run_id}: {error['message']}", code=record.reason, hint=error["hint"])
         if self.times >= self.MOST:
@@ -208,6 +212,14 @@ class Lost:
         resume(directory, self.secrets)
         self.times += 1
         self.due = time.monotonic() + 0.5 * 2.0**self.times
+
+    def _lacks(self, directory: RunDirectory, record: Record) -> bool:
+        """Whether a run that waits for variables or a password would wait again."""
+        if not self.secrets.keys() >= set(record.environment_secret):
+            return True
+        # where it also had variables to wait for, one try tells whether these were all
+        tried = self.times > 0 or not record.environment_secret
+        return tried and waits_for_password(directory) and not passwords_again(directory, record)
 
 
 def _await_supervisor(directory: RunDirectory, due: float | None) -> bool:

@@ -9,6 +9,7 @@ from aml_jupyter.config import aml_home, find_project, registered
 from aml_jupyter.confined import read_bounded
 from aml_jupyter.errors import ConfigError, ConfinedError, UsageError
 from aml_jupyter.executors import executor_for
+from aml_jupyter.experiment.logins import passwords_for
 from aml_jupyter.experiment.request import Plan
 from aml_jupyter.job import Job
 from aml_jupyter.validation import check_environment, check_params, check_words
@@ -96,6 +97,7 @@ def prepare(request: Request, project: Project, tell: Callable[[str], None]) -> 
     Raises ConfigError, TargetUnavailable, EnvironmentFailed.
     """
     executor, job = _job_of_target(request, project)
+    passwords_for(project, project.resolve(request.target, request.compute)[1])
     return executor.make_environment(job, tell)
 
 

@@ -65,8 +65,8 @@ def _live(directory: RunDirectory, record: Record) -> Record:
     if asked and told in ("NotStarted", "Preparing", "Queued", "Running"):
         told = "CancelRequested"
     lost = _not_responding(directory, record)
-    if lost == _UNWATCHED and told == "NotResponding" and reason == "secret.needed":
-        lost = _WAITING
+    if lost in (_UNWATCHED, _UNTAKEN) and told == "NotResponding" and reason == "secret.needed":
+        lost = _LOCKED_OUT if _wants_password(directory) else _WAITING if lost == _UNWATCHED else lost
     if lost is not None:
         again = load_record(directory)
         if again.status in TERMINAL:  # it ended while we looked
@@ -83,6 +83,7 @@ _LOST = ("run.lost", "the process of the run is gone and left no ending")
 _UNTAKEN = ("supervisor.gone", "the job has ended and nobody has taken in its ending yet")
 _UNWATCHED = ("supervisor.gone", "nobody looks after the run: the process that supervised it is gone")
 _WAITING = ("secret.needed", "it was not started: it needs variables that are kept nowhere")
+_LOCKED_OUT = ("secret.needed", "its machine wants a password, or it needs variables, that are kept nowhere")
 
 
 def _not_responding(directory: RunDirectory, record: Record) -> tuple[str, str] | None:
@@ -105,7 +106,18 @@ def _not_responding(directory: RunDirectory, record: Record) -> tuple[str, str] 
 
 def _error(record: Record, code: str, message: str) -> dict[str, str]:
     names = "".join(f" -e {name}=..." for name in record.environment_secret) if code == _WAITING[0] else ""
-    return {"code": code, "message": message, "hint": f"aml resume {record.run_id}{names}"}
+    hint = f"aml resume {record.run_id}{names}"
+    if message == _LOCKED_OUT[1]:
+        from aml_jupyter import credentials
+
+        hint = f"{credentials.ways(record.target)} Then: {hint}"
+    return {"code": code, "message": message, "hint": hint}
+
+
+def _wants_password(directory: RunDirectory) -> bool:
+    request = read_json(directory.job + "/request.json")
+    target = request.get("target") if request else None
+    return isinstance(target, dict) and bool(target.get("password"))
 
 
 def _starting(directory: RunDirectory) -> bool:

@@ -8,6 +8,7 @@ warm        containers that wait for a run
 users       a name for the user of a container
 copying     the working copy into a container and out of it, where nothing is mounted
 here, there where the engine is: this computer, or a machine behind ssh
+login       what a supervisor needs to log in there
 """
 
 from __future__ import annotations
@@ -93,9 +94,12 @@ class DockerExecutor:
         ahead.begin(_place(job), job)
 
     def forsake(self, job: Job) -> None:
-        """Remove the container that was started ahead."""
+        """Remove the container that was started ahead, and what was sent to another machine."""
+        place = _place(job)
         if ahead.begun(job):
-            ahead.forsake(_place(job).engine(), job)
+            ahead.forsake(place.engine(), job)
+        if not place.local and os.path.exists(_prepared(job)):  # else nothing was sent
+            place.remove(_place_of_job(place, job))
 
     def find(self, job: Job) -> Handle | None:
         """The handle of a container of this job that was started, or that needs nothing to be."""

@@ -13,8 +13,8 @@ import hashlib
 import os
 import time
 
-from aml_jupyter import plainjson
-from aml_jupyter.config import Secret, aml_home
+from aml_jupyter import credentials, plainjson
+from aml_jupyter.config import aml_home
 from aml_jupyter.confined import make_root, read_bounded
 from aml_jupyter.connection import Connection, quote
 from aml_jupyter.errors import ConfigError, TargetUnavailable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Self
 
+    from aml_jupyter.config import Secret
     from aml_jupyter.executors import Tell
     from aml_jupyter.executors.docker.engine import Engine
     from aml_jupyter.executors.docker.mirroring import Mirror
@@ -49,8 +50,6 @@ SLACK = 64 << 20
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 _known: dict[str, There] = {}
-# passwords by the name of the target, for this process alone
-passwords: dict[str, Secret] = {}
 
 
 class There:
@@ -58,15 +57,18 @@ class There:
 
     local = False
 
-    def __init__(self, target: Mapping[str, Any]) -> None:
+    def __init__(self, target: Mapping[str, Any], password: Secret | None = None) -> None:
         self.target = dict(target)
         name = str(target["name"])
+        password = password or _password(target)
+        self.without_password = password is None
         self.connection = Connection(
             str(target["address"]),
             folder=control_folder(),
             port=target.get("port"),
             username=target.get("username"),
-            password=passwords.get(name),
+            password=password,
+            password_hint=credentials.ways(name) if target.get("password") else "",
             identity=target.get("private_key"),
             name=name,
         )
@@ -80,7 +82,8 @@ class There:
         """The one object for a target: what was asked of its machine is remembered in this process."""
         key = plainjson.dumps(dict(target), sort_keys=True)
         found = _known.get(key)
-        if not isinstance(found, cls):
+        # a password may have come since
+        if not isinstance(found, cls) or (found.without_password and _at_hand(target)):
             found = _known[key] = cls(target)
         return found
 
@@ -280,6 +283,17 @@ class There:
             f"[ ! -d {name} ] || {{ chmod -R u+rwX {name} 2>/dev/null; rm -rf {name}; }}",
             f"{folder} cannot be removed",
         )
+
+
+def _at_hand(target: Mapping[str, Any]) -> Secret | None:
+    return credentials.at_hand(str(target["name"]), str(target["address"]), target.get("username"))
+
+
+def _password(target: Mapping[str, Any]) -> Secret | None:
+    """The password, looked for in the keyring only where the target's file wants one."""
+    if not target.get("password"):
+        return _at_hand(target)
+    return credentials.password_of(str(target["name"]), str(target["address"]), target.get("username"))
 
 
 def _runtime_version(job: Job) -> str:
