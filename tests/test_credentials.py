@@ -286,6 +286,23 @@ def test_a_run_whose_supervisor_died_goes_on_when_somebody_has_the_password(
 
 @pytest.mark.slow
 @pytest.mark.root
+def test_a_password_in_clear_is_read_again_by_whoever_resumes_the_run(locked: Locked, home: str) -> None:
+    locked.configure(locked.password)
+    directory = submit(locked.project, SCRIPT)
+    wait_for(directory, "[]\n")
+    kill_supervisor(directory)
+    machines.end_connections(home)
+    done = aml("resume", directory.run_id, cwd=home)
+    assert done.stdout == f"{directory.run_id} resumed\n", done.stderr
+    locked.go()
+    until(lambda: runs.read_record(directory).ended, 60)
+    assert runs.read_record(directory).status == "Completed", told(directory)
+    for path in locked.box.remote.rglob("*"):
+        assert not path.is_file() or locked.password.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+@pytest.mark.root
 def test_a_terminal_asks_for_the_password_and_says_when_it_is_wrong(locked: Locked, home: str) -> None:
     locked.configure("prompt")
     (locked.project / "script.py").write_text(SCRIPT)
@@ -327,6 +344,29 @@ def test_a_notebook_asks_once_for_the_password(locked: Locked, home: str) -> Non
             assert run("%%amlrun box\nopen('outputs/a', 'w').write('x')")["status"] == "ok"
         assert len(asked) == 1, asked
         locked.assert_nowhere(home)
+    finally:
+        notebook.close()
+
+
+@pytest.mark.slow
+@pytest.mark.root
+def test_the_question_of_a_notebook_can_be_interrupted_and_needs_somebody_to_answer(
+    locked: Locked, home: str
+) -> None:
+    locked.configure("prompt")
+    notebook = Notebook(str(locked.project), AML_HOME=home, PYTHONPATH=str(Path(__file__).parent.parent))
+    try:
+        notebook.run("%load_ext aml_jupyter")
+        cell = notebook.run("%%amlrun box\n1")
+        assert "secret.needed" in cell.error
+        assert VARIABLE in cell.error
+        asked = notebook.client.execute("%%amlrun box\n1", allow_stdin=True)
+        notebook.client.get_stdin_msg(timeout=30)
+        notebook.interrupt()
+        while (reply := notebook.client.get_shell_msg(timeout=30))["parent_header"].get("msg_id") != asked:
+            pass
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+        assert not list(runs.all_directories(home))
     finally:
         notebook.close()
 

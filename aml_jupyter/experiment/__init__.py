@@ -18,7 +18,7 @@ from aml_jupyter import processes, runs
 from aml_jupyter.config import aml_home, registered
 from aml_jupyter.confined import read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, RunFailed, RunNotFound
-from aml_jupyter.experiment.logins import passwords_again, passwords_for, waits_for_password
+from aml_jupyter.experiment.logins import ask_ahead, passwords_again, passwords_for, waits_for_password
 from aml_jupyter.experiment.planning import LARGEST_SCRIPT, keep_warm, plan, prepare
 from aml_jupyter.experiment.request import Plan, Request
 from aml_jupyter.experiment.writing import anticipated, begin, write
@@ -36,6 +36,7 @@ __all__ = [
     "Lost",
     "Plan",
     "Request",
+    "ask_ahead",
     "cancel",
     "keep_warm",
     "plan",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.config import Project, Target
+    from aml_jupyter.experiment.request import Request
     from aml_jupyter.runs import Record, RunDirectory
 
 LARGEST = 16 << 20
@@ -26,6 +27,15 @@ def passwords_for(project: Project, target: Target) -> dict[str, str]:
     from aml_jupyter.executors.docker import login
 
     return login.passwords(target, demands.of_target(project, target, {}))
+
+
+def ask_ahead(request: Request, project: Project) -> None:
+    """Ask now for passwords that `submit` would ask for, while an interrupt still ends the question.
+
+    Raises what `passwords_for` raises, and ConfigError.
+    """
+    for name in request.target.split(","):
+        passwords_for(project, project.resolve(name.strip(), request.compute)[1])
 
 
 def passwords_again(directory: RunDirectory, record: Record) -> dict[str, str]:

@@ -182,6 +182,7 @@ def _submit(page: Page, options: Namespace, warnings: tuple[str, ...], **fields:
     if options.dry_run or options.prepare_only:
         _without_run(page, options, request, project)
         return
+    experiment.ask_ahead(request, project)
     if "," in request.target:
         from aml_jupyter.magics.portability import submit_and_compare
 
