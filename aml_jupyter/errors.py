@@ -23,6 +23,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 
@@ -129,6 +130,8 @@ class EnvironmentFailed(AmlError):
     """The packages that a run asks for cannot be solved, fetched or installed; names each."""
 
     code = "environment.unsolvable"
+    # packages that only have a source archive and cannot be built, with the reason
+    unbuildable: Mapping[str, str] = {}
 
 
 class ValueTransferError(AmlError):

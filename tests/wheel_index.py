@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.server
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,52 @@ def wheel(
     return f"{name}-{version}-{tag}.whl", made.getvalue()
 
 
+# what builds a wheel without anything of an index
+_BACKEND = """
+import zipfile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    {before}
+    name, version = {name!r}, {version!r}
+    info = f"{{name}}-{{version}}.dist-info"
+    about = f"Metadata-Version: 2.1\\nName: {{name}}\\nVersion: {{version}}\\n"
+    tags = "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+    made = f"{{name}}-{{version}}-py3-none-any.whl"
+    with zipfile.ZipFile(f"{{folder}}/{{made}}", "w") as archive:
+        archive.writestr(f"{{name}}/__init__.py", f"version = {{version!r}}\\n")
+        archive.writestr(f"{{info}}/METADATA", about)
+        archive.writestr(f"{{info}}/WHEEL", tags)
+        archive.writestr(f"{{info}}/RECORD", "")
+    return made
+"""
+
+
+def source_archive(name: str, version: str, fails: str = "") -> tuple[str, bytes]:
+    """File name and content of a source archive of one module; building it `fails` with these words."""
+    project = f"""[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "{name}"
+version = "{version}"
+"""
+    before = f"raise RuntimeError({fails!r})" if fails else ""
+    top = f"{name}-{version}"
+    files = {
+        "pyproject.toml": project,
+        "backend.py": _BACKEND.format(before=before, name=name, version=version),
+        "PKG-INFO": f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n",
+    }
+    made = BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        for path, content in files.items():
+            info = tarfile.TarInfo(f"{top}/{path}")
+            info.size = len(content)
+            archive.addfile(info, BytesIO(content.encode()))
+    return f"{top}.tar.gz", made.getvalue()
+
+
 class Index:
     """An index of wheels, and the files of a folder below `/channel/`; `asked` are the paths that were.
 
@@ -55,6 +102,11 @@ class Index:
     def add(self, name: str, version: str, requires: Sequence[str] = (), **more: Any) -> None:
         """Put a wheel into the index."""
         file, content = wheel(name, version, requires, **more)
+        self.files[file] = content
+
+    def add_source(self, name: str, version: str, *, fails: str = "") -> None:
+        """Put a source archive into the index; building it `fails` with these words."""
+        file, content = source_archive(name, version, fails)
         self.files[file] = content
 
     @property

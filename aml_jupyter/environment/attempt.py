@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from aml_jupyter.environment import conda_packages, pip_packages
+from aml_jupyter.environment import building, conda_packages, pip_packages
 from aml_jupyter.environment.asked import pip_name, stands_on_base, too_old
 from aml_jupyter.environment.lock import is_of_python
 from aml_jupyter.errors import EnvironmentFailed
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aml_jupyter.environment.asked import Asked
     from aml_jupyter.environment.lock import Package
 
+_UNBUILT = "has only a source archive, which cannot be built"
 TOO_OLD = "a run needs Python 3.8 or newer"
 
 
@@ -28,6 +29,13 @@ class Question(Value):
     base_python: str | None
     tell: Callable[[str], None]
     credentials: Mapping[str, str] = {}
+    # requirements whose source archives cannot be built, with the reasons
+    unbuildable: Mapping[str, str] = {}
+
+    @property
+    def only_wheels(self) -> tuple[str, ...]:
+        """The packages of which no source archive is taken."""
+        return tuple(sorted({pip_name(requirement) for requirement in self.unbuildable}))
 
 
 class Found(Value):
@@ -140,6 +148,7 @@ def _resolve(
         tell=question.tell,
         constraints=constraints,
         credentials=question.credentials,
+        only_wheels=question.only_wheels,
     )
 
 
@@ -198,11 +207,14 @@ def _examine_pip(asked: Asked, question: Question, python: str) -> list[Problem]
             tell=lambda _: None,
             credentials=question.credentials,
             quick=True,
+            only_wheels=question.only_wheels,
         )
 
     calls: list[Any] = [lambda item=item: ask(item) for item in asked.pip]
     problems = []
-    for item, answer in zip(asked.pip, pip_packages.in_parallel(calls), strict=True):
+    answers = pip_packages.in_parallel(calls)
+    reasons = _examine_sources(asked, question, python, answers)
+    for item, answer in zip(asked.pip, answers, strict=True):
         if answer.network and "://" not in item:
             raise EnvironmentFailed(
                 f"the package index cannot be read: {answer.problem}",
@@ -210,9 +222,39 @@ def _examine_pip(asked: Asked, question: Question, python: str) -> list[Problem]
                 hint="Set a proxy (HTTPS_PROXY) or another index (UV_DEFAULT_INDEX, or --index-url in the "
                 "pip section), then try again.",
             )
-        if answer.problem:
-            problems.append(Problem(kind="pip", item=item, reason=answer.problem))
+        reason = reasons.get(pip_name(item)) or answer.problem
+        if reason:
+            problems.append(Problem(kind="pip", item=item, reason=reason.removeprefix(f"{item} ")))
     return problems
+
+
+def _examine_sources(
+    asked: Asked, question: Question, python: str, answers: Sequence[pip_packages.Answer]
+) -> dict[str, str]:
+    """Why items that only have a source archive cannot be built, by name, where that is or can be known."""
+    reasons = {pip_name(requirement): requirement for requirement in question.unbuildable}
+    found = {
+        name: f"{requirement} {_UNBUILT}: {question.unbuildable[requirement]}"
+        for item, answer in zip(asked.pip, answers, strict=True)
+        if answer.problem and (requirement := reasons.get(name := pip_name(item)))
+    }
+    if not building.is_this_python(python, question.platform):
+        return found
+    names = {pip_name(item) for item in asked.pip}
+    sources = {
+        pip_name(package.name): package
+        for answer in answers
+        for package in answer.packages
+        if building.is_source(package) and pip_name(package.name) in names
+    }
+    if sources:
+        listed = ", ".join(f"{one.name}=={one.version}" for one in sources.values())
+        question.tell(f"trying to build what has only a source archive: {listed}")
+    tried = pip_packages.build_each(asked, [*sources.values()], question.credentials)
+    for (name, package), reason in zip(sources.items(), tried, strict=True):
+        if reason:
+            found[name] = f"{package.name}=={package.version} {_UNBUILT}: {reason}"
+    return found
 
 
 def _here() -> str:

@@ -11,8 +11,8 @@ import tempfile
 import tomllib
 
 from aml_jupyter.config import aml_home
+from aml_jupyter.environment import building, indexes
 from aml_jupyter.environment import credentials as private
-from aml_jupyter.environment import indexes
 from aml_jupyter.environment.lock import Package
 from aml_jupyter.errors import EnvironmentFailed
 from aml_jupyter.frozen import Value
@@ -36,18 +36,18 @@ _PLATFORMS = {
 # in the words of newer and of older versions
 _FIRST = re.compile(r"(?:error:|\s*×)\s*(.*)")  # noqa: RUF001 - uv's own sign
 _CAUSE = re.compile(r"\s*(?:cause:|Caused by:|[╰├]─▶)\s*(.*)")
-_NETWORK = (
-    *("error sending request", "dns error", "Failed to fetch", "Request failed", "Could not resolve host"),
-    *("timed out", "unable to access", "onnection refused"),
-)
 
 
 class Answer(Value):
-    """What resolving gave: packages, or why there are none (`problem`), and whether that was the network."""
+    """What resolving gave: packages, or why there are none (`problem`), and whether that was the network.
+
+    `unbuildable` is the package whose source archive cannot be built, where that is the problem.
+    """
 
     packages: tuple[Package, ...] = ()
     problem: str = ""
     network: bool = False
+    unbuildable: str = ""
 
 
 def find_uv() -> str:
@@ -86,9 +86,11 @@ def resolve(
     constraints: Sequence[str] = (),
     credentials: Mapping[str, str] | None = None,
     quick: bool = False,
+    only_wheels: Sequence[str] = (),
 ) -> Answer:
     """All packages that the pip items need on a Python version and platform; `quick` never tries twice.
 
+    Of the packages `only_wheels` no source archive is taken.
     Raises EnvironmentFailed `environment.tool_missing`, `environment.unsupported`.
     """
     if platform not in _PLATFORMS:
@@ -110,13 +112,14 @@ def resolve(
             *("--python-version", python, "--python-platform", _PLATFORMS[platform]),
             *("--python", sys.executable, "--custom-compile-command", "aml env lock", "--color", "never"),
             *_words(asked.options),
+            *(word for name in only_wheels for word in ("--only-binary", name)),
         ]
         environ = _environ(index_environment(asked, credentials))
         if quick:
             environ["UV_HTTP_RETRIES"] = "0"
         code, said = _run(command, folder, environ, tell)
         if code != 0:
-            return _problem(said)
+            return problem(said)
         with open(f"{folder}/pylock.toml", "rb") as file:
             document = tomllib.load(file)
     return Answer(packages=tuple(_package(one) for one in document.get("packages", ())))
@@ -146,13 +149,16 @@ def _package(found: dict[str, Any]) -> Package:
     )
 
 
-def _problem(said: list[str]) -> Answer:
-    """uv's words as one sentence."""
+def problem(said: Sequence[str]) -> Answer:
+    """The words of uv, or of pip, as one sentence."""
+    name, reason = building.failed_build(said)
+    if name:
+        return Answer(problem=f"{name} cannot be built from source: {reason}", unbuildable=name)
     said = _unwrapped(said)
     causes = [found[1] for line in said if (found := _CAUSE.match(line))]
     first = next((found[1] for line in said if (found := _FIRST.match(line))), "")
     hints = [line.removeprefix("hint:").strip() for line in said if line.startswith("hint:")]
-    network = any(word in line for line in said for word in _NETWORK)
+    network = any(word in line for line in said for word in building.NETWORK)
     if network:
         text = ": ".join(filter(None, [first, causes[-1] if causes else ""]))
     elif first.startswith("No solution found") and causes:
@@ -227,11 +233,20 @@ def install_pip(
         return
     tell(f"packages for pip to install: {len(lock.pip)}")
     with tempfile.TemporaryDirectory(prefix="aml-install-") as folder:
-        _write(f"{folder}/requirements.txt", [private.insert(requirements(lock), credentials or {})])
-        command = install_command(find_uv(), python, "requirements.txt", lock)
-        code, said = _run(command, folder, _environ(index_environment(lock, credentials)), tell)
+        environ = _environ(index_environment(lock, credentials))
+        uv = find_uv()
+
+        def install(part: Lock, tell: Callable[[str], None]) -> tuple[int, list[str]]:
+            name = f"{part.digest}.txt"
+            _write(f"{folder}/{name}", [private.insert(requirements(part), credentials or {})])
+            return _run(install_command(uv, python, name, part), folder, environ, tell)
+
+        code, said = install(lock, tell)
+        if code == 0:
+            return
+        building.raise_for(lock, said, lambda part: install(part, lambda _: None)[1])
     if code != 0:
-        answer = _problem(said)
+        answer = problem(said)
         raise EnvironmentFailed(
             f"pip packages cannot be installed: {answer.problem}",
             code="environment.channel_unreachable" if answer.network else "environment.build_failed",
@@ -240,13 +255,23 @@ def install_pip(
         )
 
 
+def build_each(asked: Asked, packages: Sequence[Package], credentials: Mapping[str, str] | None) -> list[str]:
+    """Why the source archive of each package cannot be built here; "" where it can, or nobody knows."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    options, environ = _words(asked.options), _environ(index_environment(asked, credentials))
+    with tempfile.TemporaryDirectory(prefix="aml-build-") as folder, ThreadPoolExecutor(4) as pool:
+        tried = pool.map(lambda one: building.try_source(one, options, environ, folder), packages)
+        return [private.strip(reason) for reason in tried]
+
+
 def make_venv(python: str, prefix: str, tell: Callable[[str], None]) -> None:
     """A virtual environment of an interpreter.  Raises EnvironmentFailed `environment.build_failed`."""
     command = [find_uv(), "venv", "--python", python, "--no-project", "--allow-existing", prefix]
     code, said = _run(command, os.path.dirname(prefix), _environ({}), lambda _: None)
     if code != 0:
         raise EnvironmentFailed(
-            f"no virtual environment of {python} can be made: {_problem(said).problem}",
+            f"no virtual environment of {python} can be made: {problem(said).problem}",
             code="environment.build_failed",
             hint="pythonLocation of the .compute file must be a Python 3.8 or newer.",
         )

@@ -56,13 +56,24 @@ def of_target(
             code="environment.not_prepared",
             hint=f"aml experiment prepare -c {configuration}   or set PrepareEnvironment: true",
         )
+    from aml_jupyter.environment.building import until_built
     from aml_jupyter.environment.solving import solve
 
     given = {**private.of_file(clean.get("file")), **found}
-    lock = solve(clean, platform=platform_here(), base_python=version, tell=tell, credentials=given)
-    made = make(lock, tell, python=base, credentials=given)
-    _remember(name, made)
-    return made
+
+    def solved(unbuildable: Mapping[str, str]) -> Lock:
+        return solve(
+            clean,
+            platform=platform_here(),
+            base_python=version,
+            tell=tell,
+            credentials=given,
+            unbuildable=unbuildable,
+        )
+
+    _, fresh = until_built(clean, solved, lambda lock: make(lock, tell, python=base, credentials=given), tell)
+    _remember(name, fresh)
+    return fresh
 
 
 def make(

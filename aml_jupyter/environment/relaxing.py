@@ -20,8 +20,8 @@ def unsolvable(problems: Sequence[Problem], unasked: str, file: str) -> Environm
         lines.append(f"  (nothing is known of the other conda packages: {unasked})")
     return EnvironmentFailed(
         f"{file or 'the dependency file'} asks for what cannot be had:\n" + "\n".join(lines),
-        hint="Change these items, or have them relaxed: --relax-pins takes the nearest that can be had and "
-        "says what it changed.",
+        hint="Change these items, or have them relaxed: --relax-pins gives their versions up, takes the "
+        "newest that can be had, leaves out what does not exist, and says what it changed.",
     )
 
 

@@ -30,21 +30,24 @@ def solve(
     base_python: str | None,
     tell: Callable[[str], None],
     credentials: Mapping[str, str] | None = None,
+    unbuildable: Mapping[str, str] | None = None,
 ) -> Lock:
     """The lock of a job's `dependencies` for a platform (`linux-64`), solved or the one that is kept.
 
     `base_python` is the version (`3.11.4`) of the base that pip packages may stand on, or None.
     `credentials` are those of `credentials.separate`; the ones in the dependency file itself
     (`dependencies["file"]`) are read from there.  `dependencies["relock"]` solves again,
-    `dependencies["relax"]` gives up pins that nothing satisfies.
+    `dependencies["relax"]` gives up pins that nothing satisfies.  `unbuildable` are requirements whose source
+    archives could not be built from an earlier answer, with the reasons: another one is found.
     Raises EnvironmentFailed: `environment.unsolvable` lists every pin that nothing satisfies.
     """
     clean, found = private.separate_all(dependencies)
     path = lock_path(clean, platform, base_python)
-    if not clean.get("relock") and (lock := read(path)):
+    again = bool(clean.get("relock") or unbuildable)
+    if not again and (lock := read(path)):
         return lock
     with only_one(path, tell):
-        if not clean.get("relock") and (lock := read(path)):
+        if not again and (lock := read(path)):
             return lock
         # what has been solved before needs no solver
         from aml_jupyter.environment.attempt import Question
@@ -54,6 +57,7 @@ def solve(
             base_python=base_python,
             tell=lambda text: tell(private.strip(text)),
             credentials={**private.of_file(clean.get("file")), **found, **(credentials or {})},
+            unbuildable=unbuildable or {},
         )
         lock = _solved(clean, question)
         keep(lock, path)

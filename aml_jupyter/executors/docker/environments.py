@@ -7,8 +7,10 @@ from aml_jupyter.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
+    from aml_jupyter.environment.lock import Lock
     from aml_jupyter.executors import Tell
     from aml_jupyter.executors.docker.images import Probe
     from aml_jupyter.executors.docker.place import Place
@@ -65,7 +67,7 @@ def known(place: Place, job: Job) -> dict[str, Any] | None:
 
 def _with_environment(place: Place, job: Job, base: str, probe: Probe, tell: Tell) -> dict[str, Any]:
     """Solve the environment, unless that was done, and build its image, unless that is there."""
-    from aml_jupyter.environment import credentials, solving
+    from aml_jupyter.environment import solving
     from aml_jupyter.executors.docker import images
 
     wanted = job.dependencies
@@ -85,22 +87,39 @@ def _with_environment(place: Place, job: Job, base: str, probe: Probe, tell: Tel
     if built is None:
         file = str(wanted["file"]).removeprefix(str(wanted["root"]) + "/")
         tell(f"making the environment of {file}, which is kept for later runs")
-    if lock is None or wanted["relock"]:
-        lock = solving.solve(wanted, platform=probe.platform, base_python=probe.version, tell=tell)
-        built = None
-    if built is None or job.resources.get("no_cache"):
-        built = images.environment_image(
-            engine.path,
-            base,
-            lock,
-            tell=tell,
-            no_cache=bool(job.resources.get("no_cache")),
-            local=place.local,
-            credentials=credentials.of_file(wanted.get("file")),
-        )
+    if built is None or lock is None or wanted["relock"] or job.resources.get("no_cache"):
+        lock, built = _make(place, job, base, probe, tell)
     inside = images.probe_image(engine.path, built, tell)
     _require_spark(job, inside)
     return {"image": built, "lock": lock.digest, **_of_probe(inside)}
+
+
+def _make(place: Place, job: Job, base: str, probe: Probe, tell: Tell) -> tuple[Lock, str]:
+    """The lock of a job, solved unless it is kept, and its image, built unless it is there."""
+    from aml_jupyter.environment import building, credentials, solving
+    from aml_jupyter.executors.docker import images
+
+    wanted = job.dependencies
+    assert wanted is not None
+    no_cache = bool(job.resources.get("no_cache"))
+
+    def solved(unbuildable: Mapping[str, str]) -> Lock:
+        return solving.solve(
+            wanted, platform=probe.platform, base_python=probe.version, tell=tell, unbuildable=unbuildable
+        )
+
+    def built(lock: Lock) -> str:
+        return images.environment_image(
+            place.engine().path,
+            base,
+            lock,
+            tell=tell,
+            no_cache=no_cache,
+            local=place.local,
+            credentials=credentials.of_file(wanted.get("file")),
+        )
+
+    return building.until_built(wanted, solved, built, tell)
 
 
 def _require_spark(job: Job, probe: Probe) -> None:

@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 from aml_jupyter.config import aml_home
 from aml_jupyter.confined import make_root, remove_tree
+from aml_jupyter.environment import building, indexes
 from aml_jupyter.environment import credentials as addresses
-from aml_jupyter.environment import indexes
 from aml_jupyter.environment.lock import requirements
 from aml_jupyter.errors import EnvironmentFailed
 from aml_jupyter.executors.docker import probing, sdk
@@ -21,7 +21,7 @@ from aml_jupyter.printable import safe_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from aml_jupyter.environment.indexes import Settings
@@ -206,7 +206,7 @@ class Installation:
         """Files of the build into its volume, and the folder that the environment will be in."""
         root, own = Packer("0:0"), Packer(self.user)
         parts = [own.folder(f"{FOLDER}/{name}", 0o700) for name in ("home", "scratch")]
-        hashed, unhashed = self._requirements()
+        hashed, unhashed = self._requirements(self.lock)
         small = {
             **indexes.files(self.settings),
             "finish.py": _FINISH.encode(),
@@ -224,10 +224,10 @@ class Installation:
             parts += [root.folder(PREFIX.rpartition("/")[0]), own.folder(PREFIX)]
         self.engine.put_archive(container, "/", archive(*parts))
 
-    def _requirements(self) -> tuple[str, str]:
+    def _requirements(self, lock: Lock) -> tuple[str, str]:
         """The pip packages, those with hashes apart: beside them pip takes none without."""
-        clean = self.lock.replace(packages=tuple(one for one in self.lock.pip if _has_hash(one)))
-        other = self.lock.replace(packages=tuple(one for one in self.lock.pip if not _has_hash(one)))
+        clean = lock.replace(packages=tuple(one for one in lock.pip if _has_hash(one)))
+        other = lock.replace(packages=tuple(one for one in lock.pip if not _has_hash(one)))
         texts = []
         for part in (clean, other):
             text = addresses.insert(requirements(part), self.credentials)
@@ -280,11 +280,11 @@ class Installation:
                 environ,
             )
         environ = {**environ, **indexes.for_uv(self.settings, FOLDER)}
-        for name, text in zip(("requirements", "unhashed"), self._requirements(), strict=True):
-            if text:
-                command = install_command(uv, PYTHON, f"{FOLDER}/{name}.txt", self.lock)
-                more = ["--require-hashes"] if name == "requirements" else []
-                self._step(container, [*command, *more], environ)
+
+        def command(path: str) -> list[str]:
+            return install_command(uv, PYTHON, path, self.lock)
+
+        self._install(container, command, environ)
 
     def _with_pip(self, container: str) -> None:
         """As with uv, but slower: for images of another machine or C library, and very old Pythons."""
@@ -308,10 +308,39 @@ class Installation:
             self._step(container, [PYTHON, "-m", "ensurepip"], environ)
         environ = {**environ, **indexes.for_pip(self.settings, FOLDER)}
         options = [*pip, "install", "--no-deps", "--no-color", "--progress-bar", "off", *self.lock.options]
-        for name, text in zip(("requirements", "unhashed"), self._requirements(), strict=True):
-            if text:
-                more = ["--require-hashes"] if name == "requirements" else []
-                self._step(container, [*options, *more, "-r", f"{FOLDER}/{name}.txt"], environ)
+        self._install(container, lambda path: [*options, "-r", path], environ)
+
+    def _install(
+        self, container: str, command: Callable[[str], list[str]], environ: Mapping[str, str]
+    ) -> None:
+        """Install the pip packages by the command for a file of requirements.
+
+        Raises EnvironmentFailed, which names every package that cannot be built.
+        """
+        for name, text in zip(("requirements", "unhashed"), self._requirements(self.lock), strict=True):
+            if not text:
+                continue
+            words = command(f"{FOLDER}/{name}.txt")
+            words += ["--require-hashes"] if name == "requirements" else []
+            code, lines = self._exec(container, words, environ)
+            if code:
+                building.raise_for(
+                    self.lock, lines, lambda part: self._try(container, part, command, environ)
+                )
+            self._check(words, code, lines)
+
+    def _try(
+        self,
+        container: str,
+        part: Lock,
+        command: Callable[[str], list[str]],
+        environ: Mapping[str, str],
+    ) -> list[str]:
+        """What the installation of a part says; the container is given up afterwards."""
+        path = f"{FOLDER}/scratch/{part.digest}.txt"
+        text = "".join(self._requirements(part))
+        self.engine.put_archive(container, "/", archive(Packer(self.user).data(path, text.encode(), 0o600)))
+        return self._exec(container, command(path), environ, quiet=True)[1]
 
     def _cache(self) -> str:
         """The folder of caches; one that nobody keeps where an address is signed."""
@@ -338,6 +367,9 @@ class Installation:
     def _step(self, container: str, command: Sequence[str], environ: Mapping[str, str]) -> None:
         """Run a command and tell what it says.  Raises EnvironmentFailed when it fails."""
         code, lines = self._exec(container, command, environ)
+        self._check(command, code, lines)
+
+    def _check(self, command: Sequence[str], code: int | None, lines: Sequence[str]) -> None:
         if code != 0:
             words = os.path.basename(command[0]) + " " + " ".join(command[1:3])
             ended = "its container was ended" if code is None else f"exit status {code}"
