@@ -61,6 +61,14 @@ def project(tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch) -> Itera
         shutil.rmtree(control_folder())
 
 
+def use_keyring(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyring = pytest.importorskip("keyring")
+    from tests.keyring_in_file import FileKeyring
+
+    monkeypatch.setenv("KEYRING_FILE", str(path))
+    keyring.set_keyring(FileKeyring())
+
+
 def assert_in_no_file(home: str, word: bytes) -> None:
     for path in Path(home).rglob("*"):
         if path.is_file() and not path.is_symlink():
@@ -180,11 +188,7 @@ def test_a_password_is_kept_in_the_keyring_and_found_there(
         shown.send(b"pl4nted-word\n")
         assert shown.end() == 0, shown.screen
     assert b"pl4nted" not in shown.screen
-    import keyring
-
-    from tests.keyring_in_file import FileKeyring
-
-    keyring.set_keyring(FileKeyring())  # type: ignore[no-untyped-call]
+    use_keyring(tmp_path / "ring", monkeypatch)
     assert credentials.password_of("box", "host", "me") == Secret("pl4nted-word")
 
 
@@ -193,13 +197,16 @@ def test_a_password_is_kept_in_the_keyring_and_found_there(
 
 @pytest.mark.slow
 @pytest.mark.root
-@pytest.mark.parametrize("source", ["variable", "clear"])
+@pytest.mark.parametrize("source", ["variable", "keyring", "clear"])
 def test_a_run_logs_in_by_password_which_is_nowhere_to_be_read(
-    locked: Locked, home: str, monkeypatch: pytest.MonkeyPatch, source: str
+    locked: Locked, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    locked.configure("prompt" if source == "variable" else locked.password)
+    locked.configure(locked.password if source == "clear" else "prompt")
     if source == "variable":
         monkeypatch.setenv(VARIABLE, locked.password)
+    if source == "keyring":
+        use_keyring(tmp_path / "ring", monkeypatch)
+        credentials.keep("box", "127.0.0.1", locked.box.user, Secret(locked.password))
     directory = submit(locked.project, SCRIPT)
     wait_for(directory, "[]\n")
     locked.assert_nowhere(home)
