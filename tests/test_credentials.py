@@ -66,7 +66,7 @@ def use_keyring(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.keyring_in_file import FileKeyring
 
     monkeypatch.setenv("KEYRING_FILE", str(path))
-    keyring.set_keyring(FileKeyring())
+    keyring.set_keyring(FileKeyring())  # type: ignore[no-untyped-call]
 
 
 def assert_in_no_file(home: str, word: bytes) -> None:
