@@ -548,14 +548,22 @@ def after_start(place: Place, job: Job, facts: Mapping[str, Any], process: Mappi
 
     def work() -> None:
         if taken is not None:
-            _engine(taken).rename(taken.container, containers.container_name(job))
-            remove_tree(job.directory + TAKEN + "/job")
+            _tidy(job, taken)
         if folder is not None:
             if process:
                 processes.wait_end(process, SETTLED)
             _refill(folder, place, job, facts)
 
     _apart(work, f"{folder}/{PROBLEM}" if folder else "")
+
+
+def _tidy(job: Job, taken: Slot) -> None:
+    """Give the container that a run has taken the run's name; a run that ended meanwhile needs none."""
+    try:
+        _engine(taken).rename(taken.container, containers.container_name(job))
+        remove_tree(job.directory + TAKEN + "/job")
+    except (AmlError, OSError):  # it is being removed, and so is the folder
+        return
 
 
 def _refill(folder: str, place: Place, job: Job, facts: Mapping[str, Any]) -> None:
