@@ -685,6 +685,31 @@ def test_a_build_whose_container_is_removed_by_hand_says_so(engine: Engine, base
         images.environment_image(engine.socket, base, lock, tell=silent)
     thread.join()
     assert caught.value.code == "environment.build_failed"
+    assert "ended from outside" in caught.value.message
+    assert images.environment_image(engine.socket, base, lock, tell=silent)
+
+
+@pytest.mark.parametrize("word", ["kill", "rm"])
+@pytest.mark.parametrize("when", ["Creating virtual", "Installed", "compiled", "keeping"])
+def test_a_build_that_is_ended_by_hand_says_so_whenever_that_is(
+    word: str, when: str, engine: Engine, base: str, index: Index
+) -> None:
+    lock = lock_of(index.add("alpha"))
+
+    def end(line: str) -> None:
+        if when in line:
+            words = ("rm", "--force") if word == "rm" else ("kill",)
+            for container in own_containers(engine):
+                engine.docker(*words, container["Id"], check=False)
+
+    with pytest.raises(EnvironmentFailed) as caught:
+        images.environment_image(engine.socket, base, lock, tell=end)
+    assert caught.value.code == "environment.build_failed"
+    assert "ended from outside" in caught.value.message
+    assert "repeated" in caught.value.hint
+    mark = f"label=aml.home={home_label()}"
+    assert not engine.docker("volume", "ls", "--quiet", "--filter", mark)
+    assert not own_containers(engine)
     assert images.environment_image(engine.socket, base, lock, tell=silent)
 
 

@@ -18,7 +18,7 @@ from aml_jupyter.confined import make_root, remove_tree
 from aml_jupyter.errors import EnvironmentFailed
 from aml_jupyter.executors.docker import sdk
 from aml_jupyter.executors.docker.containers import home_label, labels, owner
-from aml_jupyter.executors.docker.engine import Engine
+from aml_jupyter.executors.docker.engine import Engine, EngineRefused
 from aml_jupyter.executors.docker.images import (
     PREFIX,
     REPOSITORY,
@@ -27,7 +27,7 @@ from aml_jupyter.executors.docker.images import (
     probe_image,
     remember,
 )
-from aml_jupyter.executors.docker.installing import Installation
+from aml_jupyter.executors.docker.installing import Installation, ended
 from aml_jupyter.executors.docker.probing import DEFAULT_PATH, variables
 from aml_jupyter.printable import shown_seconds
 
@@ -170,11 +170,21 @@ class Build:
             client.start(container)
             yield container
         except sdk.api_error() as error:
+            if self._is_gone(container):
+                raise ended() from error
             raise self._failed(sdk.explanation(error)) from error
+        except EngineRefused as error:
+            if self._is_gone(container):
+                raise ended() from error
+            raise
         finally:
             if line is not None:
                 sdk.hang_up(line)
             self._end(client, container)
+
+    def _is_gone(self, container: str) -> bool:
+        found = self.engine.container(container)
+        return found is None or found["State"]["Status"] not in ("created", "running")
 
     def _end(self, client: Any, container: str) -> None:
         """End a container.  The engine removes it by itself: that takes seconds, and nobody waits for it."""

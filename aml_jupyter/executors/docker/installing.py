@@ -34,6 +34,8 @@ FOLDER = "/run/aml-build"
 PYTHON = f"{PREFIX}/bin/python"
 # the oldest Python that uv makes environments of
 _OLDEST_FOR_UV = (3, 8)
+# exit status of a process that got SIGKILL
+_KILLED = 128 + 9
 # lines of output that an error repeats
 _LAST_LINES = 20
 
@@ -350,6 +352,8 @@ class Installation:
         path = self.base.variables.get("PATH") or probing.DEFAULT_PATH
         variables = {**self.base.variables, "PATH": f"{PREFIX}/bin:{path}"}
         code, lines = self._exec(container, probing.command(), {"PATH": variables["PATH"]}, quiet=True)
+        if code is None or code == _KILLED:
+            raise ended()
         seen = probing.parse("", lines, {})
         if code != 0 or not (seen.python or "").startswith(PREFIX):
             raise _failed("the Python of the environment does not start", "", lines)
@@ -370,11 +374,12 @@ class Installation:
         self._check(command, code, lines)
 
     def _check(self, command: Sequence[str], code: int | None, lines: Sequence[str]) -> None:
+        if code is None or code == _KILLED:
+            raise ended()
         if code != 0:
             words = os.path.basename(command[0]) + " " + " ".join(command[1:3])
-            ended = "its container was ended" if code is None else f"exit status {code}"
             hint = "Nothing is left of the build; it can be repeated."
-            raise _failed(f"{words.strip()}: {ended}", hint, lines)
+            raise _failed(f"{words.strip()}: exit status {code}", hint, lines)
 
     def _exec(
         self, container: str, command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = False
@@ -394,7 +399,8 @@ class Installation:
                         self._tell(text)
             finally:
                 sdk.hang_up(connected)
-            if self.engine.container(container) is None:
+            found = self.engine.container(container)
+            if found is None or not found["State"].get("Running"):
                 return None, lines
             return self.client.exec_inspect(made["Id"])["ExitCode"], lines
         except sdk.api_error() as error:
@@ -421,6 +427,16 @@ def _bind(source: str, name: str, *, read_only: bool = False) -> Any:
     from docker.types import Mount
 
     return Mount(target=f"{FOLDER}/{name}", source=os.path.realpath(source), type="bind", read_only=read_only)
+
+
+def ended() -> EnvironmentFailed:
+    """The error for a build whose container, or what ran in it, was killed."""
+    return EnvironmentFailed(
+        "the environment image cannot be built: the build was ended from outside (docker kill, docker rm, a"
+        " restart of the engine), or for lack of memory",
+        code="environment.build_failed",
+        hint="Nothing is left of it, and it can be repeated.",
+    )
 
 
 def _failed(what: str, hint: str, lines: Sequence[str] = ()) -> EnvironmentFailed:
