@@ -120,6 +120,7 @@ PLAIN_ACCESS = {
     "cli.py": ({"open"}, "standard streams that are missing"),
     "connection/trust.py": ({"open"}, "the user's own known_hosts, which is theirs to link"),
     "environment/conda_worker.py": ({"open", "pathlib"}, "a channel's file, and rattler's own cache"),
+    "environment/prefix.py": ({"open"}, "notes of installers in a prefix that is being made"),
     "environment/pip_packages.py": ({"open"}, "what uv wrote into a temporary folder of ours"),
     "executors/docker/engine.py": ({"open"}, "docker's own configuration"),
     "executors/docker/gathering.py": ({"open"}, "a list of its own beside the working copy"),

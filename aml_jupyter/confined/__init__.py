@@ -19,6 +19,7 @@ import stat
 from aml_jupyter.confined import files, tree
 from aml_jupyter.confined.files import (
     copy_fd,
+    exchange,
     is_temporary,
     make_root,
     open_regular,
@@ -45,6 +46,7 @@ __all__ = [
     "Root",
     "check_name",
     "copy_fd",
+    "exchange",
     "is_temporary",
     "make_root",
     "open_regular",

@@ -356,3 +356,16 @@ def _drain(source: int, destination: int, done: int, limit: int | None) -> int:
         if limit is not None and done + total > limit:
             raise _too_big("the file", done + total, limit)
         write_all(destination, chunk)
+
+
+def exchange(a: str, b: str) -> bool:
+    """Let two folders change places in one step; False where the system does not do that."""
+    try:
+        import _ctypes  # ctypes itself takes 3 ms more
+
+        call = _ctypes.dlsym(_ctypes.dlopen(None, 2), "renameat2")  # type: ignore[arg-type]  # None: this program
+    except (ImportError, OSError, AttributeError):
+        return False
+    here, swap = -100, 2
+    done: int = _ctypes.call_cdeclfunction(call, (here, os.fsencode(a), here, os.fsencode(b), swap))
+    return done == 0

@@ -122,10 +122,6 @@ class Engine:
         found = self._ask("GET", f"/containers/json?all=1&filters={quoted(filters)}")
         return found if isinstance(found, list) else []
 
-    def changes(self, container: str) -> list[dict[str, Any]]:
-        """Paths that differ from the image."""
-        return self._ask("GET", f"/containers/{quoted(container)}/changes") or []
-
     def kill(self, container: str, signal: str) -> None:
         """Send a signal to the first process of a container; one that has ended has no use for it."""
         try:

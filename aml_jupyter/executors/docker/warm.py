@@ -15,7 +15,7 @@ import time
 
 from aml_jupyter import installation, plainjson, processes, working_copy
 from aml_jupyter.config import aml_home
-from aml_jupyter.confined import MissingFile, make_root, read_bounded, remove_tree, write_atomic
+from aml_jupyter.confined import MissingFile, exchange, make_root, read_bounded, remove_tree, write_atomic
 from aml_jupyter.demands import WORK_IN_CONTAINER
 from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, TargetUnavailable
 from aml_jupyter.executors.docker import containers
@@ -475,19 +475,6 @@ def _link_files(source: str, into: str) -> None:
                 pass
             if entry.is_dir(follow_symlinks=False):
                 _link_files(entry.path, path)
-
-
-def exchange(a: str, b: str) -> bool:
-    """Let two folders change places in one step; False where the system does not do that."""
-    try:
-        import _ctypes  # ctypes itself takes 3 ms more
-
-        call = _ctypes.dlsym(_ctypes.dlopen(None, 2), "renameat2")  # type: ignore[arg-type]  # None: this program
-    except (ImportError, OSError, AttributeError):
-        return False
-    here, swap = -100, 2
-    done: int = _ctypes.call_cdeclfunction(call, (here, os.fsencode(a), here, os.fsencode(b), swap))
-    return done == 0
 
 
 def _go(place: Place, job: Job, slot: Slot, secrets: Mapping[str, str]) -> bool:
