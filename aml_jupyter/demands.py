@@ -97,6 +97,8 @@ def dependencies(
                 hint="Write that file, or remove the line userManagedEnvironment to use pythonLocation.",
             )
         return None
+    if conda.is_empty and target.kind in CONTAINERS:
+        return None
     return {
         "channels": list(conda.channels),
         "dependencies": list(conda.dependencies),

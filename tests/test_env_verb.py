@@ -161,4 +161,11 @@ def test_wrong_words_are_told_what_is_right(aml: Any, words: str, said: str, sta
 @pytest.mark.usefixtures("project")
 def test_a_project_that_asks_for_nothing_says_so(aml: Any, project: Path) -> None:
     (project / "aml_config" / "conda_dependencies.yml").unlink()
-    assert "has no aml_config/conda_dependencies.yml" in aml("show", "local", status=2)[1]
+    assert (
+        "has no aml_config/conda_dependencies.yml: local uses its Python as it is" in aml("show", "local")[0]
+    )
+    assert "docker uses its image as it is" in aml("show", "docker")[0]
+    assert json.loads(aml("show", "docker", "--json")[0]) == {"asked": None, "lock": None}
+    assert "has no aml_config/conda_dependencies.yml" in aml("lock", "docker", status=2)[1]
+    (project / "aml_config" / "conda_dependencies.yml").write_text("# nothing yet\n")
+    assert "names no package: docker uses its image as it is" in aml("show", "docker")[0]

@@ -394,10 +394,23 @@ def test_without_rattler_the_error_says_what_to_install(
     conda_channel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "site-packages" not in entry])
-    with pytest.raises(EnvironmentFailed, match="py-rattler") as caught:
-        locked(channels=[conda_channel], dependencies=["amlcheck"])
-    assert caught.value.code == "environment.tool_missing"
-    assert "aml_jupyter[conda]" in caught.value.hint
+    for more in ({}, {"python": "3.5.2"}):
+        told: list[str] = []
+        with pytest.raises(EnvironmentFailed, match="py-rattler") as caught:
+            locked(None, told, channels=[conda_channel], dependencies=["amlcheck"], **more)
+        assert caught.value.code == "environment.tool_missing"
+        assert "aml_jupyter[conda]" in caught.value.hint
+        assert told == []
+
+
+def test_without_rattler_an_old_python_is_still_told_and_relaxed(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "site-packages" not in entry])
+    with pytest.raises(EnvironmentFailed, match=r"python=3\.5\.2"):
+        locked(index, python="3.5.2", dependencies=["python=3.5.2"], pip=["amlleaf"])
+    lock = locked(index, python="3.5.2", dependencies=["python=3.5.2"], pip=["amlleaf"], relax=True)
+    assert versions(lock)["amlleaf"] == "2.0"
 
 
 # --- credentials --------------------------------------------------------------------------------------------

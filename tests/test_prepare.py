@@ -71,3 +71,17 @@ def test_what_cannot_be_prepared_is_told(project: Path) -> None:
     assert "prepare" in aml("experiment", "--help").stdout
     wrong = data("run", "local", "--prepare-only", "--cpus", "2", status=2)
     assert "--cpus" in wrong["error"]["message"]
+
+
+@pytest.mark.parametrize("text", ["", "# numpy\n", "name: iris\ndependencies:\n"])
+def test_a_dependency_file_that_names_nothing_takes_the_image_as_it_is(
+    text: str, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    (project / "aml_config" / "conda_dependencies.yml").write_text(text)
+    done = aml("run", "docker", "script.py")
+    assert done.returncode == 0, done.stderr
+    assert "making the environment" not in done.stderr
+    environment = data("show", "@last")["environment"]
+    assert environment["image_name"] == BASE_IMAGE
+    assert not environment.get("lock")

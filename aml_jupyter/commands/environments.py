@@ -78,6 +78,12 @@ def do_env(options: Namespace, screen: Screen) -> int:
 
 
 def _show(options: Namespace, screen: Screen) -> int:
+    if sentence := _as_it_is(options.what, options):
+        if options.json:
+            screen.json({"asked": None, "lock": None})
+        else:
+            screen.write(f"{sentence}\n")
+        return 0
     asked = _asked(options.what, options)
     lock = _kept(asked) if asked else _of_name(options.what)
     if options.json:
@@ -238,13 +244,11 @@ def _asked(what: str, options: Namespace) -> Asked | None:
     from aml_jupyter import demands, environment
     from aml_jupyter.environment.prefix import platform_here
 
+    if sentence := _as_it_is(what, options):
+        raise ConfigError(sentence, hint="Name packages in that file to have an environment made.")
     configuration, target = project.resolve(what)
     conda = environment.load(project, configuration).conda
-    if conda is None:
-        raise ConfigError(
-            f"the project has no {configuration.conda_dependencies_file}: {what} has what its target has",
-            hint="Write that file to have an environment made.",
-        )
+    assert conda
     python = options.python
     if python is None and target.kind in demands.CONTAINERS:
         python = _of_image(str(demands.of_target(project, target, {})["image"]))
@@ -253,6 +257,24 @@ def _asked(what: str, options: Namespace) -> Asked | None:
         platform=options.platform or (platform_here() if target.kind != "remotedocker" else "linux-64"),
         base_python=python or _of_interpreter(target.python_location),
     )
+
+
+def _as_it_is(what: str, options: Namespace) -> str:
+    """A sentence where a target asks for no package, so that what it has is used; else ""."""
+    project = project_of(options)
+    if what not in {*project.run_configurations(), *project.targets()}:
+        return ""
+    from aml_jupyter import demands, environment
+
+    configuration, target = project.resolve(what)
+    conda = environment.load(project, configuration).conda
+    file = configuration.conda_dependencies_file
+    used = "image" if target.kind in demands.CONTAINERS else "Python"
+    if conda is None:
+        return f"the project has no {file}: {what} uses its {used} as it is"
+    if conda.is_empty and target.kind in demands.CONTAINERS:
+        return f"{file} names no package: {what} uses its {used} as it is"
+    return ""
 
 
 def _kept(asked: Asked) -> Lock | None:

@@ -36,6 +36,11 @@ class Conda(Value):
     file: str | None = None
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no package is asked for, not even a Python: nothing but comments, say."""
+        return not self.dependencies and not any(not item.startswith("-") for item in self.pip)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of what is asked for; channels are in order of priority, the rest is not ordered."""
         options = [item for item in self.pip if item.startswith("-")]

@@ -45,6 +45,14 @@ class Answer(Value):
     problem: str = ""
 
 
+def require() -> None:
+    """Raise EnvironmentFailed `environment.tool_missing` where there is no rattler."""
+    from importlib.util import find_spec
+
+    if find_spec("rattler") is None:
+        raise _missing("No module named 'rattler'")
+
+
 def solve_conda(
     channels: Sequence[str],
     questions: Sequence[Sequence[str]],
@@ -236,15 +244,19 @@ def _listen(
 def _refused(error: dict[str, str]) -> EnvironmentFailed:
     text = private.strip(error["text"])
     if error["kind"] == "missing":
-        return EnvironmentFailed(
-            f"conda packages need py-rattler, which cannot be imported: {text}",
-            code="environment.tool_missing",
-            hint=INSTALL,
-        )
+        return _missing(text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if any(word in text for word in ("error sending request", "dns error", "Connection refused")):
         return _unreachable(text, ())
     return _failed("conda packages cannot be installed: " + ": ".join(lines[:3]))
+
+
+def _missing(text: str) -> EnvironmentFailed:
+    return EnvironmentFailed(
+        f"conda packages need py-rattler, which cannot be imported: {text}",
+        code="environment.tool_missing",
+        hint=INSTALL,
+    )
 
 
 def _failed(message: str) -> EnvironmentFailed:

@@ -65,10 +65,13 @@ def solve(
 
 
 def _solved(clean: Mapping[str, Any], question: Question) -> Lock:
+    from aml_jupyter.environment import conda_packages
     from aml_jupyter.environment.attempt import attempt, examine
     from aml_jupyter.environment.relaxing import from_index, relax, unsolvable
 
     asked = asking.sort(clean)
+    if not stands_on_base(_without_old_python(asked), question.base_python):
+        conda_packages.require()
     given = asked
     changes: list[str] = []
     for _ in range(ROUNDS):
@@ -91,6 +94,11 @@ def _solved(clean: Mapping[str, Any], question: Question) -> Lock:
             raise failure
         changes += _told(more, question)
     raise failure
+
+
+def _without_old_python(asked: Asked) -> Asked:
+    # a pin that nothing satisfies asks for no channel
+    return asked.replace(python=None) if asking.too_old(asked.python) else asked
 
 
 def _has_another_way(error: EnvironmentFailed, asked: Asked, question: Question) -> bool:
