@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # from <signal.h>; the signal module itself imports enum
 SIGTERM, SIGUSR1 = 15, 10
 LARGEST = 1 << 20
+# bytes of a cell
+LARGEST_CELL = 64 << 20
 # seconds: three heartbeats, and between two questions whether a container is still paused
 SILENCE, PAUSED_LOOK = 6.0, 1.0
 
@@ -80,6 +82,8 @@ class DockerExecutor:
     def prepare(self, job: Job, tell: Tell) -> None:
         """Make image, environment and working copy ready."""
         facts = self.make_environment(job, tell)
+        if job.cell and not facts["ipython"]:
+            _check_cell(job)
         write_atomic(_prepared(job), plainjson.dumps(facts).encode(), sync=False)
         place = _place(job)
         if not warm.expected(place, job, tell):
@@ -241,6 +245,23 @@ class DockerExecutor:
             place.engine().remove(handle["container"])
         place.remove(handle)
         warm.discard(handle["job"])
+
+
+def _check_cell(job: Job) -> None:
+    """Refuse a cell with lines for IPython.  Raises CellError `cell.ipython`."""
+    source = read_bounded(job.job + "/cell.py", LARGEST_CELL)
+    # most cells have nothing that could be one, and reading Python takes as long as starting it
+    if any(_may_be_magic(line) for line in source.splitlines()):
+        from aml_jupyter.cell import refuse_magic
+
+        refuse_magic(source.decode(errors="replace"))
+
+
+def _may_be_magic(line: bytes) -> bool:
+    bare = line.strip()
+    if bare[:1] in (b"%", b"!", b"?") or bare.endswith(b"?"):
+        return True
+    return any(mark in bare.replace(b" ", b"") for mark in (b"=%", b"=!"))
 
 
 def _ignore(_text: str) -> None:
