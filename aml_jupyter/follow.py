@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 # seconds between two looks: short while something happens, longer while nothing does
 SHORTEST_LOOK, LONGEST_LOOK = 0.01, 0.1
+# seconds in which whoever begins to follow a run looks often: a container takes a third of one to start
+AT_FIRST = 1.0
 # while a run is in one of these, what its supervisor says is how the preparation goes
 BEFORE = ("", "NotStarted", "Preparing")
 # seconds within which older runtimes told that bytes of the log are stderr; newer ones do so ahead of them
@@ -61,6 +63,11 @@ class Progress(Value):
 
 
 Output = Text | Event | Status | Progress
+
+
+def is_first(began: float) -> bool:
+    """Whether following that began at a monotonic time is still about the first output."""
+    return time.monotonic() - began < AT_FIRST
 
 
 class Follower:
@@ -110,7 +117,7 @@ class Follower:
 
         Ends as well when a run has no supervisor any more: the caller looks at the record.
         """
-        look = SHORTEST_LOOK
+        look, began = SHORTEST_LOOK, time.monotonic()
         while True:
             supervised = runs.supervised(self.directory)
             who = runs.supervisor_identity(self.directory)
@@ -121,7 +128,7 @@ class Follower:
             if not something and (self.status in TERMINAL or not supervised):
                 yield from self.rest()
                 return
-            look = SHORTEST_LOOK if something else min(LONGEST_LOOK, look * 1.5)
+            look = SHORTEST_LOOK if something or is_first(began) else min(LONGEST_LOOK, look * 1.5)
             if who is None:
                 time.sleep(look)
             else:

@@ -19,7 +19,7 @@ from aml_jupyter.commands.submit import project_of, request_of
 from aml_jupyter.commands.watch import exit_status
 from aml_jupyter.errors import AmlError, RunFailed, UsageError, ValueTransferError
 from aml_jupyter.executors import executor_for
-from aml_jupyter.follow import Follower
+from aml_jupyter.follow import Follower, is_first
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.magics import options as words
 from aml_jupyter.magics.live import Live, error_lines
@@ -282,7 +282,7 @@ def follow(
 ) -> Record:
     """Show what a run does until it has ended; `others` are runs that go on meanwhile."""
     follower = Follower(directory)
-    look = SHORTEST_LOOK
+    look, began = SHORTEST_LOOK, time.monotonic()
     while True:
         obey(page, directory, interrupts, others)
         for other in others:
@@ -299,7 +299,7 @@ def follow(
                 return record
             if not supervised:
                 lost.resume(directory, record)
-        look = SHORTEST_LOOK if something else min(LONGEST_LOOK, look * 1.3)
+        look = SHORTEST_LOOK if something or is_first(began) else min(LONGEST_LOOK, look * 1.3)
         if who is None or not supervised:
             time.sleep(look)
         else:
