@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from aml_jupyter import experiment
+from aml_jupyter import experiment, runs
 from aml_jupyter.experiment import Request
 from aml_jupyter.runs import Record, RunDirectory
 from tests.engines import BASE_IMAGE, PrivateEngine
@@ -251,5 +251,6 @@ def assert_completed(directory: RunDirectory, box: Box, seconds: float = 90) -> 
     assert (record.status, record.reason) == ("Completed", ""), told(directory)
     assert record.artifacts == 1
     assert started(box).count(directory.run_id) == 1
-    until(lambda: not box.left())
+    until(lambda: not runs.supervised(directory))
+    assert not box.left()
     assert not box.engine.containers(f"label=aml.run={directory.run_id}", "label=aml.role=run")

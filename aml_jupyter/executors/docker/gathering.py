@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from aml_jupyter import plainjson
+from aml_jupyter import plainjson, processes
 from aml_jupyter.confined import remove_tree
 from aml_jupyter.errors import ArtifactError
 from aml_jupyter.executors.docker import containers
@@ -27,9 +27,11 @@ def gather(place: There, job: Job, into: str) -> None:
     Raises TargetUnavailable, ArtifactError for an archive that no budget holds.
     """
     partial = into + ".partial"
+    brought = _Brought(into + ".brought")
+    if not brought.known and os.path.lexists(partial):
+        remove_tree(partial)
     if not os.path.isdir(partial):
         _lay_out(job, partial)
-    brought = _Brought(into + ".brought")
     with brought, Helper(place, job, "gather") as helper:
         document = {"run": containers.container_name(job), "have": brought.known}
         helper.conversation.send(ordered({"do": "gather"}, document))
@@ -59,17 +61,24 @@ def _lay_out(job: Job, folder: str) -> None:
 
 
 class _Brought:
-    """Which files of a run's working copy have come whole, and what they were like there: a line for each."""
+    """Which files of a run's working copy have come whole, and what they were like there: a line for each.
+
+    The first line says since which start of this computer: what was not on the disk when it lost its power
+    would look whole.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self.known: dict[str, str] = {}
         try:
             with open(path, encoding="ascii") as file:
-                lines = file.read().split("\n")[:-1]
+                first, *lines = file.read().split("\n")
         except FileNotFoundError:
             return
-        for line in lines:
+        if first != processes.boot_id():
+            os.unlink(path)
+            return
+        for line in lines[:-1]:
             try:
                 name, seen = plainjson.loads(line)
             except (ValueError, TypeError):  # a supervisor was killed within it: that file comes again
@@ -78,6 +87,8 @@ class _Brought:
 
     def __enter__(self) -> Self:
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if os.fstat(self._fd).st_size == 0:
+            os.write(self._fd, processes.boot_id().encode("ascii") + b"\n")
         return self
 
     def __exit__(self, *_exc: object) -> None:

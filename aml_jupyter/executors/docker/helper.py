@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 20
 # bytes of one answer
-LARGEST_ANSWER = 64 << 20
+LARGEST_ANSWER = 8 << 20
 STORE_IN_CONTAINER = "/run/aml-store"
 ENOSPC, EDQUOT = 28, 122
 _BOOTSTRAP = "import sys;b=sys.stdin.buffer;exec(compile(b.read(int(b.readline())),'store.py','exec'))"
