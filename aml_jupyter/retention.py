@@ -28,18 +28,28 @@ if TYPE_CHECKING:
 WORKING_COPY_AGE = 7 * 86400
 
 
+# environments and locks that nothing asks for stay this long, in case something does again; seconds
+ENVIRONMENT_AGE = 30 * 86400
+
+
 class Freed(Value):
-    """What a collection removed, or would remove: bytes on disk, those in the snapshot store, counts."""
+    """What a collection removed, or would remove: bytes on disk, those in the snapshot store, counts.
+
+    `environments` are the paths of folders, locks and caches of environments.
+    """
 
     bytes: int = 0
     snapshot_bytes: int = 0
     working_copies: int = 0
     half_made: int = 0
     leftovers: int = 0
+    environments: tuple[str, ...] = ()
 
 
 def collect_garbage(home: str, *, dry_run: bool = False) -> Freed:
     """Remove snapshots no run refers to, old working copies, half-made runs and leftovers of killed writers.
+
+    Environments on this computer go too, with their locks, when no run and no project asks for them.
 
     Nothing of a run that goes on, of a pinned run or of a submit in progress is touched.  Raises HistoryError
     `record.corrupt`: nothing is removed while it is unknown what a run refers to.
@@ -62,7 +72,8 @@ def _collect(home: str, dry_run: bool) -> Freed:
     leftovers, runtimes = list(_temporary(home)), list(_old_runtimes(home, records, half_made))
     folders = [one.work for one in copies] + [one.path for one in half_made]
     folders += [folder for one in half_removed for folder in left_of(one)]
-    freed = sum(map(_size, folders + leftovers + runtimes))
+    environments = list(_old_environments(home, records))
+    freed = sum(map(_size, folders + leftovers + runtimes + environments))
     if not dry_run:
         for one in copies:
             remove_tree(one.work)
@@ -75,6 +86,8 @@ def _collect(home: str, dry_run: bool) -> Freed:
         for path in leftovers:
             _remove(path)
         _remove_runtimes(home, runtimes)
+        for path in environments:
+            _remove_environment(path)
     groups = drop_groups(home, dry_run=dry_run)
     snapshots = Store(home + "/snapshots").gc(referenced, dry_run=dry_run)
     return Freed(
@@ -83,6 +96,7 @@ def _collect(home: str, dry_run: bool) -> Freed:
         working_copies=len(copies),
         half_made=len(half_made),
         leftovers=len(leftovers) + len(runtimes) + len(half_removed) + len(orphans) + groups,
+        environments=tuple(environments),
     )
 
 
@@ -234,6 +248,95 @@ def _remove_runtimes(home: str, paths: list[str]) -> None:
         for path in paths:
             if _old(path, WORKING_COPY_AGE):
                 _remove(path)
+
+
+def _old_environments(home: str, records: list[tuple[RunDirectory, Record]]) -> Iterator[str]:
+    """Environments and locks that are old, and that neither a run nor a project's file as it is now needs."""
+    requests = _asked_for(home, records)
+    unfinished = [record for _, record in records if record.status not in TERMINAL]
+    if requests is None or not all(record.environment for record in unfinished):
+        return  # what is needed is not known
+    answers = {path: os.path.basename(path)[:16] in requests for path in _there(f"{home}/environments/locks")}
+    gone = [path for path, asked in answers.items() if not asked and _old(path, ENVIRONMENT_AGE)]
+    yield from gone
+    answered = {_digest_of(path) for path in answers if path not in gone}
+    # a run of the past needs its lock, with which an environment is made again
+    locked = answered | {_lock_of(record) for _, record in records}
+    in_use = answered | {_lock_of(record) for record in unfinished}
+    in_use |= {_lock_of(record) for one, record in records if not _old(one.run_json, ENVIRONMENT_AGE)}
+    beginnings = {digest[:16] for digest in in_use}
+    for path in _there(f"{home}/environments/kept"):
+        if os.path.basename(path).removesuffix(".json") not in locked and _old(path, ENVIRONMENT_AGE):
+            yield path
+    for path in _there(f"{home}/envs"):
+        name = os.path.basename(path)
+        if name != "requests" and name[:16] not in beginnings and _old(path, ENVIRONMENT_AGE):
+            yield path
+    if not unfinished:
+        yield from _unneeded_caches(home)
+
+
+def _unneeded_caches(home: str) -> Iterator[str]:
+    """The caches of packages, when for long nothing was solved or made here."""
+    folders = ("environments/kept", "environments/locks", "envs", "locks", "cache/conda", "cache/uv")
+    if all(_old(path, ENVIRONMENT_AGE) for folder in folders for path in _there(f"{home}/{folder}")):
+        yield from (path for name in ("conda", "uv") if os.path.isdir(path := f"{home}/cache/{name}"))
+
+
+def _there(folder: str) -> list[str]:
+    """What lies in a folder; not what keeps others out of it."""
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    return [f"{folder}/{name}" for name in names if not name.endswith(".lock") and not is_temporary(name)]
+
+
+def _lock_of(record: Record) -> str:
+    return str(record.environment.get("lock") or "")
+
+
+def _digest_of(path: str) -> str:
+    """The digest of a kept lock; "" of one that is damaged, which is nobody's answer."""
+    from aml_jupyter.environment.keeping import read
+
+    lock = read(path)
+    return lock.digest if lock else ""
+
+
+def _asked_for(home: str, records: list[tuple[RunDirectory, Record]]) -> set[str] | None:
+    """How the names of the locks begin that projects ask for now; None when a file of theirs is damaged."""
+    from aml_jupyter import environment
+    from aml_jupyter.config import RunConfiguration, find_project
+    from aml_jupyter.config.identity import known_roots
+    from aml_jupyter.errors import ConfigError
+
+    found = set()
+    for root in {*known_roots(home), *(record.project_root for _, record in records)}:
+        if not os.path.isdir(root):
+            continue
+        try:
+            project = find_project(root)
+            named = [project.run_configuration(name) for name in project.run_configurations()]
+            for one in (RunConfiguration(name="", target=""), *named):
+                conda = environment.load(project, one.replace(framework="Python")).conda
+                found.add(conda.digest[:16] if conda else "")
+        except ConfigError:
+            return None
+    return found
+
+
+def _remove_environment(path: str) -> None:
+    """Remove a lock, a cache or a folder; of the latter first what says that it is whole and who asked."""
+    from aml_jupyter.environment.prefix import MARK
+
+    folder, name = os.path.split(path)
+    if os.path.basename(folder) == "envs":
+        _remove(f"{path}/{MARK}")
+        for request in os.scandir(f"{folder}/requests") if os.path.isdir(f"{folder}/requests") else ():
+            if os.path.basename(os.readlink(request).partition("#")[0]) == name:
+                _remove(request.path)
+    _remove(path)
 
 
 def _remove(path: str) -> None:

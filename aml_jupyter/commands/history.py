@@ -263,8 +263,11 @@ def do_gc(options: Namespace, screen: Screen) -> int:
     screen.write(
         f"{word} {shown_size(freed.bytes)}: {shown_size(freed.snapshot_bytes)} of snapshots,"
         f" {freed.working_copies} working copies, {freed.half_made} half-made runs,"
-        f" {freed.leftovers} leftovers\n"
+        f" {freed.leftovers} leftovers, {len(freed.environments)} of environments\n"
     )
+    if options.dry_run:
+        for path in freed.environments:
+            screen.path(path)
     return 0
 
 

@@ -192,6 +192,11 @@ def _choose(root: str, home: str) -> _Choice:
     return _Choice(identity=Identity(name=name, notice=notice), evidence=evidence)
 
 
+def known_roots(home: str) -> list[str]:
+    """The folders of all projects that were given a name."""
+    return [str(record["root"]) for _, record in _records(f"{home}/projects")]
+
+
 def _records(folder: str) -> list[tuple[str, dict[str, Any]]]:
     try:
         entries = sorted(os.listdir(folder))
