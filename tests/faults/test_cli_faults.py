@@ -78,9 +78,7 @@ def test_X2_N16_Z5_fifty_secrets_reach_the_script_and_are_written_nowhere(
 
 def test_N16_a_run_that_lost_its_secrets_says_what_it_needs_and_gets_it(project: Path, home: str) -> None:
     (project / "script.py").write_text("import os; print(os.environ['TOKEN'])")
-    directory = experiment.write(
-        experiment.plan(Request(script="script.py", secrets={"TOKEN": "hush-hush"}))
-    )
+    directory = experiment.write(experiment.plan(Request(script="script.py", secrets={"TOKEN": "hush-hush"})))
     # its supervisor died before it began
     age(directory.path, 60)
     assert data("resume") == {directory.run_id: True}
