@@ -40,7 +40,7 @@ IDLE = 1800.0
 LEAST = 5.0
 # seconds in which a container that was told to go has claimed the job
 CLAIMED = 20.0
-# the next container is started this long after a run began, or at its end: it takes the processor for a while
+# what can wait is done this long after a run began, or at its end: it takes the processor for a while
 SETTLED = 1.0
 LARGEST = 1 << 20
 WISH, SLOT, PROBLEM, LOCK = "wish.json", "slot", "problem", "lock"
@@ -534,11 +534,11 @@ def after_start(place: Place, job: Job, facts: Mapping[str, Any], process: Mappi
         return
 
     def work() -> None:
+        if process:  # the processor is the run's for now
+            processes.wait_end(process, SETTLED)
         if taken is not None:
             _tidy(job, taken)
         if folder is not None:
-            if process:
-                processes.wait_end(process, SETTLED)
             _refill(folder, place, job, facts)
 
     _apart(work, f"{folder}/{PROBLEM}" if folder else "")
