@@ -67,6 +67,10 @@ def main() -> None:
     os.chdir("/")
     os.environ.clear()
     os.environ.update(order["environment"])
+    if "AML_INDEX_CREDENTIALS" in os.environ:
+        from aml_jupyter.environment import credentials
+
+        credentials.take_over(os.environ)
     supervise(order["directory"], order["secrets"])
 
 

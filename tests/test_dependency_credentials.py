@@ -6,14 +6,17 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aml_jupyter import experiment
 from aml_jupyter.config import find_project
 from aml_jupyter.config.private import blank
 from aml_jupyter.errors import SnapshotError
 from aml_jupyter.snapshot import Rules, Store, git_state
 from aml_jupyter.snapshot.passwords import without_credentials
+from aml_jupyter.starting import Starter
 from tests.base_image import BASE_IMAGE
 from tests.configuration import project_with
 from tests.engines import Engine
@@ -181,6 +184,42 @@ def test_X3_a_container_has_no_credentials(
     history = engine.docker("image", "history", "--no-trunc", image) + engine.docker("inspect", image)
     assert not any(word in history for word in (PASSWORD, SIGNATURE, TOKEN))
     engine.docker("image", "rm", "--force", image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["local", "docker"])
+def test_X3_credentials_reach_the_supervisor_though_the_file_is_gone_and_the_run_has_none(
+    kind: str, engine: Engine, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = {
+        "local": "type: local\nuserManagedEnvironment: false\n",
+        "docker": f"type: localdocker\nbaseDockerImage: {BASE_IMAGE}\n",
+    }
+    dependencies = "dependencies:\n- pip:\n  - --index-url {}\n  - amlpip\n"
+    for name in list(os.environ):
+        if name.startswith(("PIP_", "UV_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    with served(Index(password=True)) as index:
+        index.add("amlpip", "1.0")
+        written = {"conda_dependencies.yml": dependencies.format(index.url), "box.compute": compute[kind]}
+        root = Path(project_with(tmp_path, {**written}).root)
+        source = "import amlpip, os\nprint('has', [name for name in os.environ if 'CREDENTIALS' in name])\n"
+        (root / "s.py").write_text(source)
+
+        class Late(Starter):
+            def go(self, *given: Any) -> None:
+                (root / FILE).unlink()
+                super().go(*given)
+
+        request = experiment.Request(script="s.py", target="box")
+        directory = experiment.submit(request, find_project(str(root)), Late)
+        record = experiment.wait(directory, 120)
+    assert record.status == "Completed", Path(directory.control_log).read_text()
+    assert Path(directory.log).read_text() == "has []\n"
+    assert held(home) == []
+    if kind == "docker":
+        engine.docker("image", "rm", "--force", record.environment["image"])
 
 
 def test_X3_the_uncommitted_changes_of_a_checkout_hold_no_credentials(tmp_path: Path) -> None:

@@ -9,13 +9,18 @@ from __future__ import annotations
 import os
 import re
 
+from aml_jupyter import plainjson
 from aml_jupyter.config.private import QUERY, TOKEN, USER, without_user
 from aml_jupyter.errors import AmlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
     from typing import Any
+
+VARIABLE = "AML_INDEX_CREDENTIALS"
+# what this process was handed by whoever submitted the run that it looks after
+_handed_over: dict[str, str] = {}
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _ORIGIN = re.compile(r"[a-zA-Z][\w+.-]*://[^/\s?#]+")
@@ -44,7 +49,23 @@ def separate(text: str) -> tuple[str, dict[str, str]]:
 
 
 def of_file(path: str | None) -> dict[str, str]:
-    """The credentials in a dependency file, by where they belong; none where it is gone."""
+    """The credentials of a dependency file, by where they belong: as it was submitted, else as it is now."""
+    return {**_in_file(path), **_handed_over}
+
+
+def for_supervisor(path: str | None) -> dict[str, str]:
+    """The credentials in a dependency file as the variable by which a supervisor gets them."""
+    found = _in_file(path)
+    return {VARIABLE: plainjson.dumps(found)} if found else {}
+
+
+def take_over(environ: MutableMapping[str, str]) -> None:
+    """Take what a supervisor was handed out of its environment, which is that of the run, into memory."""
+    if text := environ.pop(VARIABLE, ""):
+        _handed_over.update(plainjson.loads(text))
+
+
+def _in_file(path: str | None) -> dict[str, str]:
     from aml_jupyter.config.cache import SIZE_LIMIT
     from aml_jupyter.confined import read_bounded
 

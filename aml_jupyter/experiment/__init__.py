@@ -6,7 +6,7 @@ the run afterwards.
     request    what a person asked for, and what it comes to
     planning   a request resolved against the configuration
     writing    the run directory
-    logins     passwords of the machines that runs are sent to
+    logins     passwords of the machines that runs are sent to, and of package indexes
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aml_jupyter import processes, runs
 from aml_jupyter.config import aml_home, registered
 from aml_jupyter.confined import read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, RunFailed, RunNotFound
-from aml_jupyter.experiment.logins import ask_ahead, passwords_again, passwords_for, waits_for_password
+from aml_jupyter.experiment.logins import ask_ahead, handed_over, passwords_again, waits_for_password
 from aml_jupyter.experiment.planning import LARGEST_SCRIPT, keep_warm, plan, prepare
 from aml_jupyter.experiment.request import Plan, Request
 from aml_jupyter.experiment.writing import anticipated, begin, write
@@ -79,7 +79,7 @@ def submit_together(
     named = registered(planned[0].project)
     if named.key != planned[0].project.key:  # another folder took the name meanwhile
         planned = [plan(request, named) for request in requests]
-    passwords = [passwords_for(one.project, one.target) for one in planned]
+    passwords = [handed_over(one) for one in planned]
     starters: list[Starter] = []
     directories: list[RunDirectory] = []
     begun: list[tuple[Plan, RunDirectory]] = []

@@ -1,4 +1,4 @@
-"""Passwords of the machines that runs are sent to: on their way from whoever submits to the supervisor."""
+"""Passwords of machines and package indexes: on their way from whoever submits to the supervisor."""
 
 from __future__ import annotations
 
@@ -11,10 +11,23 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.config import Project, Target
-    from aml_jupyter.experiment.request import Request
+    from aml_jupyter.experiment.request import Plan, Request
     from aml_jupyter.runs import Record, RunDirectory
 
 LARGEST = 16 << 20
+
+
+def handed_over(planned: Plan) -> dict[str, str]:
+    """Variables for the supervisor of a run that are in no file, and that the run itself does not get.
+
+    Raises what `passwords_for` raises.
+    """
+    found = passwords_for(planned.project, planned.target)
+    if planned.dependencies is not None:
+        from aml_jupyter.environment import credentials
+
+        found.update(credentials.for_supervisor(planned.dependencies["file"]))
+    return found
 
 
 def passwords_for(project: Project, target: Target) -> dict[str, str]:
