@@ -18,12 +18,13 @@ from aml_jupyter.environment.asked import conda_as_pip, pip_bare, satisfies, sor
 from aml_jupyter.environment.conda_packages import install_conda
 from aml_jupyter.environment.keeping import by_digest, kept
 from aml_jupyter.environment.lock import Lock, Package, requirements
+from aml_jupyter.environment.prefix import of_target
 from aml_jupyter.environment.solving import solve
 from aml_jupyter.errors import EnvironmentFailed, FormatError, UsageError
 from tests.conda_channel import MINOR, OTHER_PLATFORM, PLATFORM, VERSION, conda_channel
 from tests.configuration import project_with
 from tests.requirements import need
-from tests.wheel_index import PASSWORD, Index, served
+from tests.wheel_index import PASSWORD, USER, Index, served
 
 __all__ = ["conda_channel"]
 
@@ -469,6 +470,21 @@ def test_X3_the_credentials_of_a_channel_are_used_and_never_kept(private: Index,
         assert versions(lock)["amlcheck"] == "2.0"
         assert PASSWORD not in json.dumps(lock.to_json())
         assert PASSWORD.encode() not in below(f"{home}/environments")
+
+
+@pytest.mark.parametrize("form", ["http://{user}@{host}/channel", "http://{host}/t/{token}/channel"])
+def test_X3_an_environment_holds_no_credentials_of_its_channel(
+    form: str, private: Index, home: str, tmp_path: Path
+) -> None:
+    def channel(user: str, token: str) -> str:
+        return form.format(host=private.host, user=user, token=token)
+
+    file = tmp_path / "conda.yml"
+    file.write_text(f"channels: ['{channel(f'{USER}:{PASSWORD}', PASSWORD)}']\n")
+    asked = {"channels": [f"http://{private.host}/channel"], "dependencies": [f"python={MINOR}", "amlcheck"]}
+    made = of_target({**asked, "file": str(file)}, lambda _: None)
+    assert os.path.exists(f"{made.prefix}/conda-meta")
+    assert PASSWORD.encode() not in below(home)
 
 
 def test_X3_a_packages_signed_address_is_used_and_never_kept(private: Index) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 from aml_jupyter.config import aml_home
 from aml_jupyter.environment import credentials as private
@@ -107,6 +108,20 @@ def install_conda(
         credentials or {},
         tell,
     )
+    if _tokens(credentials):
+        _clean_addresses(f"{prefix_here}/conda-meta")
+
+
+def _clean_addresses(folder: str) -> None:
+    """Take credentials out of the files in which is noted where each package came from."""
+    for name in os.listdir(folder):
+        path = f"{folder}/{name}"
+        if name.endswith(".json"):
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+            if private.strip(text) != text:
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(private.strip(text))
 
 
 # --- questions and answers ----------------------------------------------------------------------------------
@@ -183,10 +198,21 @@ def _headers(credentials: Mapping[str, str]) -> dict[str, str]:
 
 
 def _work(asked: dict[str, Any], credentials: Mapping[str, str], tell: Callable[[str], None]) -> Any:
+    if not _tokens(credentials):
+        return _work_with(f"{aml_home()}/cache/conda/repodata", asked, credentials, tell)
+    # what is kept of a channel has its whole address
+    with tempfile.TemporaryDirectory(prefix="aml-repodata-") as folder:
+        return _work_with(folder, asked, credentials, tell)
+
+
+def _work_with(
+    repodata: str, asked: dict[str, Any], credentials: Mapping[str, str], tell: Callable[[str], None]
+) -> Any:
     document = {
         **asked,
+        "repodata": repodata,
         "sys_path": [entry for entry in sys.path if entry],
-        "cache": f"{aml_home()}/cache/conda",
+        "packages": f"{aml_home()}/cache/conda/packages",
         "headers": _headers(credentials),
         "retries": RETRIES,
     }

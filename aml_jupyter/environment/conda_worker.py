@@ -170,7 +170,7 @@ _KEPT = (
 def _folder(asked: dict[str, Any], name: str) -> Any:
     from pathlib import Path
 
-    folder = Path(asked["cache"]) / name
+    folder = Path(asked[name])
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
