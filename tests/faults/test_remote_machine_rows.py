@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import random
 import re
 import subprocess
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from aml_jupyter import experiment, runs
+from aml_jupyter.executors.docker.containers import container_name
+from aml_jupyter.job import Job
 from aml_jupyter.runs import RunDirectory
 from tests import machines, sshd
 from tests.engines import PrivateEngine
@@ -92,6 +95,45 @@ def assert_completed_or_swept(directory: RunDirectory, box: Box) -> None:
         swept = data("targets", "sweep", "box")
         assert {one["kind"] for one in swept} <= {"folder", "container"}
     assert_completed(directory, box)
+
+
+def test_R6_one_session_at_a_time_is_enough(
+    remote_project: Path, tmp_path: Path, private_engine: PrivateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with machines.machine(tmp_path, private_engine, MaxSessions=1, MaxStartups="1:100:1") as box:
+        box.use(remote_project, monkeypatch)
+        two = [submit(remote_project, SHORT) for _ in range(2)]
+        for directory in two:
+            experiment.wait(directory, 90)
+            until(lambda one=directory: not runs.supervised(one))  # type: ignore[misc]
+        for directory in two:
+            assert_completed(directory, box)
+            assert_whole(directory)
+        machines.end_connections(os.environ["AML_HOME"])
+
+
+def test_R5_what_was_left_there_is_swept_by_a_word(box: Box, remote_project: Path) -> None:
+    directory = submit(remote_project, FILES)
+    assert_completed(directory, box)
+    old = random.choice(list(box.remote.glob("objects/*/*")))
+    os.utime(old, (0, 0))
+    half = old.with_name(old.name + ".0123456789abcdef")
+    half.write_bytes(b"half")
+    os.utime(half, (0, 0))
+    request = json.loads(Path(directory.job, "request.json").read_text())
+    name = container_name(Job.from_request(directory.path, request))
+    (box.remote / "runs" / name / "work").mkdir(parents=True)
+    (box.remote / "runs/aml-of-somebody-else").mkdir()
+    found = data("targets", "sweep", "box", "--dry-run")
+    assert {one["kind"] for one in found} == {"folder", "files"}
+    assert box.left() == ["aml-of-somebody-else", name]
+    data("targets", "sweep", "box")
+    assert box.left() == ["aml-of-somebody-else"]
+    assert not old.exists()
+    assert not half.exists()
+    # what is missing now is sent again
+    again = run(remote_project, FILES)
+    assert again.status == "Completed", again.error
 
 
 # --- slow lines and full disks ------------------------------------------------------------------------------
