@@ -157,7 +157,8 @@ def run(project: Path, source: str, target: str = "box", timeout: float = 90, **
 
 def states(directory: RunDirectory) -> list[tuple[str, str]]:
     """Each state and its reason."""
-    lines = Path(directory.status_jsonl).read_text().splitlines()
+    path = Path(directory.status_jsonl)
+    lines = path.read_text().splitlines() if path.exists() else []
     return [(one["status"], one["reason"]) for one in map(json.loads, lines)]
 
 
@@ -248,7 +249,11 @@ def assert_whole(directory: RunDirectory) -> list[float]:
 def assert_completed(directory: RunDirectory, box: Box, seconds: float = 90) -> None:
     """The run began once, ended well, and has left nothing there."""
     record = experiment.wait(directory, seconds)
-    assert (record.status, record.reason) == ("Completed", ""), told(directory)
+    assert (record.status, record.reason) == ("Completed", ""), (
+        record.error,
+        states(directory),
+        told(directory),
+    )
     assert record.artifacts == 1
     assert started(box).count(directory.run_id) == 1
     until(lambda: not runs.supervised(directory))

@@ -103,24 +103,29 @@ class Answers:
         self._blocks = conversation.output()
         self._place = place
         self._stored = stored
+        self._early: dict[str, Any] | None = None
         self._rest = b""
 
     def next(self) -> dict[str, Any]:
         """The next answer.  Raises TargetUnavailable for an end without one, or for what it complains of."""
-        while True:
-            answer = self._line()
-            stored = answer.get("stored")
-            if not isinstance(stored, int):
-                return answer
-            self._stored(stored)
+        while self._early is None:
+            self._take()
+        answer, self._early = self._early, None
+        return answer
 
     def take_in(self) -> None:
         """Look at what it says in between, without waiting for it."""
-        while self._conversation.says():
-            stored = self._line().get("stored")
-            if not isinstance(stored, int):
-                raise self._problem("answers before it was asked")
+        while self._early is None and self._conversation.says():
+            self._take()
+
+    def _take(self) -> None:
+        """The next line: how far it is, or an answer, which may come before anybody asks for it."""
+        answer = self._line()
+        stored = answer.get("stored")
+        if isinstance(stored, int):
             self._stored(stored)
+        else:
+            self._early = answer
 
     def _line(self) -> dict[str, Any]:
         while b"\n" not in self._rest:
