@@ -85,6 +85,9 @@ class Line:
             there.settimeout(None)
             with self._guard:
                 self._pairs.append((here, there))
+            if self._closing:  # it came between the last cut and this
+                self.cut()
+                return
             self._spawn(self._pass, here, there, "up")
             self._spawn(self._pass, there, here, "down")
 

@@ -119,6 +119,7 @@ PLAIN_ACCESS = {
     "cell.py": ({"open"}, "writes into a job folder that it is the first to fill"),
     "cli.py": ({"open"}, "standard streams that are missing"),
     "connection/trust.py": ({"open"}, "the user's own known_hosts, which is theirs to link"),
+    "environment/conda_packages.py": ({"open"}, "notes of rattler in a prefix that is being made"),
     "environment/conda_worker.py": ({"open", "pathlib"}, "a channel's file, and rattler's own cache"),
     "environment/prefix.py": ({"open"}, "notes of installers in a prefix that is being made"),
     "environment/pip_packages.py": ({"open"}, "what uv wrote into a temporary folder of ours"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aml_jupyter import processes
 from aml_jupyter.executors.docker.gathering import _Brought
 from aml_jupyter.executors.docker.mirroring import BLOCK, Mirror
 from aml_jupyter.runtime import store
@@ -59,9 +60,16 @@ def test_what_nobody_else_may_read_is_not_kept_beside_the_run(
 
 def test_a_list_of_what_came_that_was_cut_by_a_kill_costs_one_file(tmp_path: Path) -> None:
     path = tmp_path / "work.brought"
-    path.write_text('["a", "1 2 3"]\n["b", "4')
+    path.write_text(processes.boot_id() + '\n["a", "1 2 3"]\n["b", "4')
     with _Brought(str(path)) as brought:
         assert brought.known == {"a": "1 2 3"}
         brought.add("c", {"AML.seen": "7 8 9"})
         brought.add("d", {"AML.seen": "7 8 9"})
     assert _Brought(str(path)).known == {"a": "1 2 3", "d": "7 8 9"}
+
+
+def test_a_list_of_what_came_before_this_computer_started_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "work.brought"
+    path.write_text('another-start\n["a", "1 2 3"]\n')
+    assert _Brought(str(path)).known == {}
+    assert not path.exists()

@@ -132,7 +132,8 @@ def test_R4_a_line_that_falls_silent_costs_the_run_nothing(box: Box, remote_proj
     wait_for(directory, "line 20")
     began = time.time()
     with sshd.silence(box.sshd.port):
-        until(lambda: runs.read_record(directory).status == "NotResponding")
+        # the line must be found dead, and then the attempts to connect again
+        until(lambda: runs.read_record(directory).status == "NotResponding", 90)
         assert runs.read_record(directory).reason == "target.unreachable"
         machines.pause(3)
         ended = time.time()
