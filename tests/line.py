@@ -30,14 +30,14 @@ class Line:
         self._frozen: set[socket.socket] = set()
         self._limits: dict[str, tuple[int, str]] = {}
         self._threads: list[threading.Thread] = []
-        self._closing = False
+        self._closing = threading.Event()
 
     def __enter__(self) -> Self:
         self._spawn(self._accept)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing = True
+        self._closing.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
@@ -71,7 +71,7 @@ class Line:
         return bool(self._limits)
 
     def _accept(self) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             try:
                 here = self._listener.accept()[0]
             except OSError:
@@ -85,7 +85,7 @@ class Line:
             there.settimeout(None)
             with self._guard:
                 self._pairs.append((here, there))
-            if self._closing:  # it came between the last cut and this
+            if self._closing.is_set():  # it came between the last cut and this
                 self.cut()
                 return
             self._spawn(self._pass, here, there, "up")
@@ -99,7 +99,7 @@ class Line:
     def _pass(self, source: socket.socket, sink: socket.socket, way: str) -> None:
         try:
             while data := source.recv(PIECE):
-                while source in self._frozen and not self._closing:
+                while source in self._frozen and not self._closing.is_set():
                     time.sleep(0.01)
                 if self.delay or self.rate:
                     time.sleep(self.delay + (len(data) / self.rate if self.rate else 0))
