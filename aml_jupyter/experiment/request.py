@@ -22,6 +22,8 @@ class Request(Value):
     `cell` is the cell's bytes, or None for a script; `secrets` are variables that are written nowhere;
     `timeout` in seconds; `warnings` are what the front door has to remark already; `resources` are what the
     run may use of its target (`cpus`, `memory`, `gpus`, `image`, ...).
+    `given` are files of earlier runs by name (`RUN:PATH`, `asset:NAME`); `rerun_of` is a run that is
+    repeated: what it was asked for counts, but for what is named here.
     """
 
     target: str = "local"
@@ -47,10 +49,15 @@ class Request(Value):
     parent_run_id: str | None = None
     experiment_id: str = ""
     resources: Mapping[str, object] = {}
+    given: Mapping[str, str] = {}
+    rerun_of: str | None = None
 
 
 class Plan(Value):
-    """A request resolved against the configuration: all that can be told before the snapshot is taken."""
+    """A request resolved against the configuration: all that can be told before the snapshot is taken.
+
+    `repeats` is the run that is repeated, `demand` what its executor was told of the target.
+    """
 
     request: Request
     project: Project
@@ -64,3 +71,6 @@ class Plan(Value):
     spark: Session | None = None
     dependencies: Mapping[str, Any] | None = None
     source_run: RunDirectory | None = None
+    queued: bool = False
+    repeats: RunDirectory | None = None
+    demand: Mapping[str, Any] | None = None
