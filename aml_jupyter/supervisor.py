@@ -28,11 +28,11 @@ from aml_jupyter.confined import read_bounded
 from aml_jupyter.errors import AmlError, ConfinedError, TargetUnavailable
 from aml_jupyter.executors import executor_for, load
 from aml_jupyter.job import TERMINAL, Exit, Gone, Job, Unreachable
+from aml_jupyter.pacing import CanceledMeanwhile, Looking, Phase, pauses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as _signal  # to types they are one module
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any, TypeVar
 
     from aml_jupyter.executors import Executor
@@ -40,13 +40,9 @@ if TYPE_CHECKING:
     from aml_jupyter.runs import Record, RunDirectory
 
     T = TypeVar("T")
-else:
-    import _signal
 
 # how often a request to cancel is looked for: one stat() a look
 CANCEL_LOOK = 0.2
-# seconds between two looks for such a request while a run is prepared
-LOOK = 0.5
 # seconds
 PATIENCE = 3.0
 # seconds between two tries at a target that does not answer: to start a job or bring its files, to look at it
@@ -167,7 +163,7 @@ class _Supervision:
         self.cancel_sent: str | None = None
         self.cancel_seen: str | None = None
         self.told = ""
-        self.looks = _pauses(CANCEL_LOOK, LONGEST_LOOK)
+        self.looks = pauses(CANCEL_LOOK, LONGEST_LOOK)
 
     def see_through(self) -> None:
         """Start the job unless it was started, wait for its end, write the ending; never raises."""
@@ -276,17 +272,18 @@ class _Supervision:
                 hint=f"Its code is kept: aml run TARGET SCRIPT --from-run {self.job.run_id}",
             )
         try:
-            with _Phase(self.phases, "prepare"), _Looking(self._tell):
+            with Phase(self.phases, "prepare"), Looking(self._tell):
                 self._state("Preparing")
+                self._tell("")  # nothing is prepared for a run that was canceled in the meantime
                 self.executor.prepare(self.job, self._tell)
             self._tell("")
-        except _Canceled:
+        except CanceledMeanwhile:
             self._forsake()
             return None
         except Exception:
             self._forsake()
             raise
-        with _Phase(self.phases, "start"):
+        with Phase(self.phases, "start"):
             return self._start_surely()
 
     def _forsake(self) -> None:
@@ -311,7 +308,7 @@ class _Supervision:
     def _surely(self, ask: Callable[[], T], what: str) -> T:
         """The answer of a target, which is asked until it gives one."""
         said = ""
-        for pause in _pauses(SHORTEST_PAUSE, LONGEST_PAUSE):
+        for pause in pauses(SHORTEST_PAUSE, LONGEST_PAUSE):
             try:
                 return ask()
             except TargetUnavailable as error:
@@ -325,11 +322,11 @@ class _Supervision:
         raise AssertionError("there is always one more pause")
 
     def _tell(self, text: str) -> None:
-        """Show progress of the preparation, which a request to cancel ends here.  Raises _Canceled."""
+        """Show progress of the preparation, which a request to cancel ends here.  Raises CanceledMeanwhile."""
         if text:
             self._log(text)
         if self._cancel_request():
-            raise _Canceled
+            raise CanceledMeanwhile
 
     def _watch(self, handle: Handle) -> tuple[Exit | None, Gone | None]:
         self._state("Running")
@@ -362,7 +359,7 @@ class _Supervision:
                 self._log(str(error))
             self._rest(next(self.looks))
             return Unreachable(cause=error.code)
-        self.looks = _pauses(CANCEL_LOOK, LONGEST_LOOK)
+        self.looks = pauses(CANCEL_LOOK, LONGEST_LOOK)
         return liveness
 
     def _rest(self, seconds: float) -> None:
@@ -442,7 +439,7 @@ class _Supervision:
         """Collect what the run left and write the ending, once."""
         from aml_jupyter.collection import collect
 
-        with _Phase(self.phases, "collect"):
+        with Phase(self.phases, "collect"):
             lost = self._bring(handle) if handle is not None else ""
             changes.update(collect(self.directory, self.record, exit_, self._log))
         if lost:
@@ -459,7 +456,7 @@ class _Supervision:
 
         Why it was not brought, or empty.  A request to kill ends the wait: the run then has no outputs.
         """
-        for pause in _pauses(SHORTEST_PAUSE, LONGEST_PAUSE):
+        for pause in pauses(SHORTEST_PAUSE, LONGEST_PAUSE):
             try:
                 self.executor.collect(handle, self.job.work)
                 return ""
@@ -514,29 +511,6 @@ class _Supervision:
             os.close(fd)
 
 
-class _Phase:
-    """Adds the seconds spent inside to a phase."""
-
-    def __init__(self, phases: dict[str, float], name: str) -> None:
-        self.phases = phases
-        self.name = name
-
-    def __enter__(self) -> None:
-        self.began = time.monotonic()
-
-    def __exit__(self, *_exc: object) -> None:
-        spent = time.monotonic() - self.began
-        self.phases[self.name] = round(self.phases.get(self.name, 0.0) + spent, 6)
-
-
-def _pauses(shortest: float, longest: float) -> Iterator[float]:
-    """Seconds between tries, ever longer."""
-    pause = shortest
-    while True:
-        yield pause
-        pause = min(longest, pause * 2)
-
-
 def _load(path: str) -> Any:
     """A JSON file, or None where there is none.
 
@@ -558,38 +532,6 @@ def _remembered(record: Record) -> dict[str, Any]:
         "command": [],
         "environment": {},
     }
-
-
-class _Canceled(BaseException):
-    """Somebody asked for the end of the run before it was started.
-
-    Raised in the middle of whatever is waited for: no handler of errors on the way may take it for one.
-    """
-
-
-class _Looking:
-    """Calls `look` twice a second, in the middle of whatever is waited for: an engine, a solver, a download.
-
-    What it raises is raised there, once.
-    """
-
-    def __init__(self, look: Callable[[str], None]) -> None:
-        self._look = look
-
-    def __enter__(self) -> None:
-        self._handler = _signal.signal(_signal.SIGALRM, self._alarmed)
-        self._timer = _signal.setitimer(_signal.ITIMER_REAL, LOOK, LOOK)
-
-    def _alarmed(self, _number: int, _frame: object) -> None:
-        try:
-            self._look("")
-        except _Canceled:
-            _signal.setitimer(_signal.ITIMER_REAL, 0)
-            raise
-
-    def __exit__(self, *_exc: object) -> None:
-        _signal.setitimer(_signal.ITIMER_REAL, *self._timer)
-        _signal.signal(_signal.SIGALRM, self._handler)
 
 
 def _traceback() -> str:
