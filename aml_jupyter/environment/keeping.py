@@ -28,8 +28,40 @@ SIZE_LIMIT = 64 << 20
 
 def kept(dependencies: Mapping[str, Any], *, platform: str, base_python: str | None) -> Lock | None:
     """The lock that answers a request already, or None; solves nothing."""
+    if lock := pinned(dependencies, platform=platform, base_python=base_python):
+        return lock
     clean, _ = private.separate_all(dependencies)
     return read(lock_path(clean, platform, base_python))
+
+
+def pinned(dependencies: Mapping[str, Any], *, platform: str, base_python: str | None) -> Lock | None:
+    """The lock that `dependencies["lock"]` names, which a run had that is repeated; None where none is named.
+
+    Raises EnvironmentFailed `environment.lock_gone`, or `environment.lock_unfit` for a target of another
+    platform or Python; the latter only with `dependencies["lock_strict"]`, else it is None.
+    """
+    digest = str(dependencies.get("lock") or "")
+    if not digest or dependencies.get("relock"):
+        return None
+    lock = by_digest(digest) if digest.isalnum() else None
+    again = "Solve the environment again: aml rerun RUN --relock"
+    if lock is None:
+        raise EnvironmentFailed(
+            f"the lock {digest[:16]} of the run that is repeated is not kept here any more",
+            code="environment.lock_gone",
+            hint=again,
+        )
+    here = ".".join((base_python or "").split(".")[:2])
+    if lock.platform == platform and (lock.owns_python or lock.python.split(".")[:2] == here.split(".")):
+        return lock
+    if not dependencies.get("lock_strict"):
+        return None
+    raise EnvironmentFailed(
+        f"the lock {digest[:16]} is for Python {lock.python} on {lock.platform}, and this target has"
+        f" Python {here or '?'} on {platform}",
+        code="environment.lock_unfit",
+        hint=again,
+    )
 
 
 def all_kept(dependencies: Mapping[str, Any]) -> list[Lock]:

@@ -12,7 +12,7 @@ import sys
 
 from aml_jupyter.config import aml_home
 from aml_jupyter.environment import credentials as private
-from aml_jupyter.environment.keeping import lock_name, only_one
+from aml_jupyter.environment.keeping import lock_name, only_one, pinned
 from aml_jupyter.errors import EnvironmentFailed
 from aml_jupyter.frozen import Value
 
@@ -45,6 +45,8 @@ def of_target(
     base = python or sys.executable
     version = _version(base)
     clean, found = private.separate_all(dependencies)
+    if fixed := pinned(clean, platform=platform_here(), base_python=version):
+        return make(fixed, tell, python=base, credentials={**private.of_file(clean.get("file")), **found})
     name = f"{lock_name(clean, platform_here(), version)}-{_short(base)}"
     if not clean.get("relock") and (made := _of_request(name)):
         return made

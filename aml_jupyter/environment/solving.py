@@ -5,7 +5,7 @@ from __future__ import annotations
 from aml_jupyter.environment import asked as asking
 from aml_jupyter.environment import credentials as private
 from aml_jupyter.environment.asked import stands_on_base
-from aml_jupyter.environment.keeping import keep, kept, lock_path, only_one, read, request_of
+from aml_jupyter.environment.keeping import keep, kept, lock_path, only_one, pinned, read, request_of
 from aml_jupyter.environment.lock import Lock
 from aml_jupyter.errors import EnvironmentFailed
 
@@ -41,6 +41,8 @@ def solve(
     archives could not be built from an earlier answer, with the reasons: another one is found.
     Raises EnvironmentFailed: `environment.unsolvable` lists every pin that nothing satisfies.
     """
+    if fixed := pinned(dependencies, platform=platform, base_python=base_python):
+        return fixed
     clean, found = private.separate_all(dependencies)
     path = lock_path(clean, platform, base_python)
     again = bool(clean.get("relock") or unbuildable)

@@ -50,6 +50,8 @@ __all__ = [
     "write",
 ]
 
+# the kind of a run that has trials and no job of its own
+SWEEP = "sweep"
 # seconds in which a run directory that its own script deleted gets its record back
 REWRITTEN = 5.0
 
@@ -76,7 +78,9 @@ def submit_together(
     `before` is called when all are written and none is started.
     """
     planned = [plan(request, project) for request in requests]
-    named = registered(planned[0].project)
+    # a run that repeats another one has its project's name, whatever became of the folder
+    repeats = planned[0].repeats is not None
+    named = planned[0].project if repeats else registered(planned[0].project)
     if named.key != planned[0].project.key:  # another folder took the name meanwhile
         planned = [plan(request, named) for request in requests]
     passwords = [handed_over(one) for one in planned]
@@ -126,6 +130,10 @@ def restore(directory: RunDirectory, into: str, *, force: bool = False) -> None:
 def resume(directory: RunDirectory, secrets: Mapping[str, str] | None = None) -> bool:
     """Give a run that nobody looks after a new supervisor; False when it has one, gets one or has ended."""
     record = runs.read_record(directory)
+    if record.kind == SWEEP or record.status == "Queued":
+        from aml_jupyter import queueing
+
+        return queueing.resume(directory, record, secrets or {})
     if record.status != "NotResponding" or runs.supervised(directory):
         return False
     # the interpreter that the run was submitted with, while it is there
@@ -137,7 +145,13 @@ def resume(directory: RunDirectory, secrets: Mapping[str, str] | None = None) ->
 
 def cancel(directory: RunDirectory, *, kill: bool = False) -> None:
     """Ask a run to end; where nobody supervises it, a new supervisor carries the request out."""
+    record = runs.load_record(directory)
     runs.request_cancel(directory, kill=kill)
+    if record.kind == SWEEP or record.status == "Queued":
+        from aml_jupyter import queueing
+
+        if queueing.cancel(directory, record):
+            return
     resume(directory)
 
 
@@ -158,6 +172,9 @@ def wait(
                 if record.status in TERMINAL:
                     return record
                 lost.resume(directory, record)
+                if record.status == "Queued":
+                    resume(directory)
+                    time.sleep(0.2 if due is None else max(0.0, min(0.2, due - time.monotonic())))
         except RunNotFound:
             rewritten(directory)
         if due is not None and time.monotonic() >= due:

@@ -35,6 +35,10 @@ def plan(request: Request, project: Project | None = None) -> Plan:
 
     Raises ConfigError, TargetUnavailable, UsageError or CellError.
     """
+    if request.rerun_of:
+        from aml_jupyter.experiment.again import plan_again
+
+        return plan_again(request)
     project = project or find_project()
     source = runs.find(request.from_run, aml_home(), project) if request.from_run else None
     if source:

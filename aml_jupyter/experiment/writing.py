@@ -67,7 +67,8 @@ def _demand(planned: Plan, directory: RunDirectory) -> dict[str, Any]:
         "environment": {},
         "share": planned.share.path if planned.share else None,
         "spark": planned.spark.settings if planned.spark else None,
-        "target": demands.of_target(planned.project, planned.target, planned.request.resources),
+        "target": planned.demand
+        or demands.of_target(planned.project, planned.target, planned.request.resources),
         "resources": dict(planned.request.resources),
         "dependencies": planned.dependencies,
     }
@@ -110,7 +111,11 @@ def _create_share(planned: Plan) -> tuple[str, ...]:
 def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home: str) -> None:
     request = planned.request
     command = planned.command
-    if request.cell is not None:
+    if request.cell is not None and planned.repeats:
+        from aml_jupyter.experiment.again import repeat_cell
+
+        repeat_cell(planned.repeats, directory.job, request.params)
+    elif request.cell is not None:
         from aml_jupyter.cell import write_cell
 
         python, arrow = _receiver(planned.python) if request.inputs else ("", False)
@@ -123,6 +128,7 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             python=python,
             arrow=arrow,
         )
+    if request.cell is not None:
         # what a person typed is kept nowhere else: it is there after a power cut, as the record is
         fd = os.open(directory.job + "/cell.py", os.O_RDONLY)
         os.fsync(fd)
@@ -195,10 +201,19 @@ def _record(
         share=planned.share.path if planned.share else None,
         warnings=(*planned.warnings, *snapshot.warnings),
         phases={"snapshot": snapshot_seconds},
+        status="Queued" if planned.queued else "NotStarted",
         parent_run_id=request.parent_run_id,
         experiment_id=request.experiment_id or project.name,
+        properties=_properties(planned, snapshot),
         supervisor={"executable": sys.executable, "sys_path": [p for p in sys.path if p]},
     )
+
+
+def _properties(planned: Plan, snapshot: Snapshot) -> dict[str, Any]:
+    found = {"CommitId": snapshot.id}
+    if planned.repeats:
+        found["rerun_of"] = planned.repeats.run_id
+    return found
 
 
 def _git(planned: Plan, directory: RunDirectory) -> Mapping[str, Any] | None:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 _EMPTY: Mapping[str, Any] = {}
 # fields that are kept in labels.json
 LABELS = ("name", "description", "tags", "note", "pinned", "hidden")
-_TUPLES = frozenset(["arguments", "environment_names", "environment_secret", "not_kept", "warnings"])
+_TUPLES = frozenset(
+    ["arguments", "environment_names", "environment_secret", "inputs", "not_kept", "warnings"]
+)
 # of a record that would be larger than is read: paths and warnings that stay, and characters of each
 _FEW = 100
 _SHORT = 1000
@@ -43,6 +45,7 @@ class Record(Value):
 
     Times are ISO 8601 in UTC, durations and phases seconds; `arguments` are as given to the script;
     `artifacts` counts the artifacts that are kept, `not_kept` names files that were written elsewhere.
+    `inputs` are files of earlier runs that it was given, each with run id, UUID, path, SHA-256 and size.
     """
 
     run_id: str
@@ -94,6 +97,7 @@ class Record(Value):
     experiment_id: str = ""
     heartbeat_enabled: bool = True
     properties: Mapping[str, Any] = _EMPTY
+    inputs: tuple[Mapping[str, Any], ...] = ()
     supervisor: Mapping[str, Any] = _EMPTY
     # from labels.json, never written to run.json
     name: str | None = None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from aml_jupyter.environment.lock import Lock
     from aml_jupyter.executors import Tell
+    from aml_jupyter.executors.docker.engine import Engine
     from aml_jupyter.executors.docker.images import Probe
     from aml_jupyter.executors.docker.place import Place
     from aml_jupyter.job import Job
@@ -24,7 +25,7 @@ def image_for(place: Place, job: Job, tell: Tell) -> dict[str, Any]:
     engine = place.engine()
     name = str(job.target["image"])
     pull = str(job.resources.get("pull") or "missing")
-    found = engine.image(name) if pull != "always" else None
+    found = _there(engine, job) if pull != "always" else None
     base = str(found["Id"]) if found else images.ensure_image(engine.path, name, pull=pull, tell=tell)
     probe = images.probe_image(engine.path, base, tell)
     facts: dict[str, Any] = {"image_name": name, "base": base}
@@ -47,7 +48,7 @@ def known(place: Place, job: Job) -> dict[str, Any] | None:
     wanted, engine = job.dependencies, place.engine()
     if job.resources.get("pull") == "always" or job.resources.get("no_cache"):
         return None
-    base = engine.image(str(job.target["image"]))
+    base = _there(engine, job)
     probe = images.remembered(str(base["Id"])) if base else None
     if base is None or probe is None:
         return None
@@ -63,6 +64,12 @@ def known(place: Place, job: Job) -> dict[str, Any] | None:
         return image_for(place, job, lambda _: None)
     except ConfigError:  # told when the run is prepared
         return None
+
+
+def _there(engine: Engine, job: Job) -> Mapping[str, Any] | None:
+    """The image of a job where it is in the engine: the very one of a run that is repeated, else by name."""
+    very = job.target.get("image_id")
+    return (engine.image(str(very)) if very else None) or engine.image(str(job.target["image"]))
 
 
 def _with_environment(place: Place, job: Job, base: str, probe: Probe, tell: Tell) -> dict[str, Any]:
