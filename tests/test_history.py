@@ -324,7 +324,9 @@ def test_H5_a_damaged_index_is_set_aside_and_made_anew(home: str, kind: str) -> 
 @pytest.mark.slow
 def test_H5_N17_no_flipped_bit_gives_a_wrong_row_and_check_finds_every_one(home: str) -> None:
     for number in range(30):
-        finished(home, metrics={"acc": number / 7, "n": number}, params={"lr": number})
+        # long enough that the pages of every table are full
+        params = {f"param {at} {'x' * 40}": number for at in range(9)}
+        finished(home, metrics={"acc": number / 7, "n": number}, params={"lr": number, **params})
     with History(home) as history:
         right = history.rows(limit=None)
     with open(index(home), "rb") as file:
@@ -345,6 +347,7 @@ def test_H5_N17_no_flipped_bit_gives_a_wrong_row_and_check_finds_every_one(home:
             # what check does not name has changed nothing
             assert history.rows(limit=None) == right, (position, bit)
             assert [row["run_id"] for row in history.rows("metrics.n", limit=None)] == ids(right)[::-1]
+            assert ids(history.rows(where="params.lr != '-1'", limit=None)) == ids(right)
         for name in os.listdir(home):
             if ".damaged-" in name:
                 os.unlink(f"{home}/{name}")

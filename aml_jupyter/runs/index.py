@@ -15,9 +15,10 @@ import os
 import sqlite3
 
 from aml_jupyter.confined import make_root
-from aml_jupyter.errors import AmlError, RunNotFound, UsageError
+from aml_jupyter.errors import UsageError
 from aml_jupyter.locks import PATIENCE, exclusive, locked
-from aml_jupyter.runs import schema
+from aml_jupyter.runs import choosing, schema
+from aml_jupyter.runs.choosing import Choice
 from aml_jupyter.runs.damage import Finding
 from aml_jupyter.runs.directory import (
     RunDirectory,
@@ -28,15 +29,13 @@ from aml_jupyter.runs.directory import (
     history_fault,
     unlink_quietly,
 )
-from aml_jupyter.runs.evidence import read_record
+from aml_jupyter.runs.looking import look, look_at, same_stamp
 from aml_jupyter.runs.rows import (
     KEYS,
     NESTED,
     copy_of,
     decode,
     is_flat,
-    metric_values,
-    row_of,
     runs_frame,
     sort_rows,
     split_order,
@@ -107,44 +106,48 @@ class History:
 
     def rows(
         self,
-        order_by: str | None = None,
+        order_by: str | Sequence[str] | None = None,
         *,
         columns: Sequence[str] | None = None,
         limit: int | None = 50,
         project: str | None = None,
         status: str | Sequence[str] | None = None,
         hidden: bool = False,
+        where: str | None = None,
     ) -> list[Row]:
-        """Runs as dicts with the keys `KEYS`, newest first or by `order_by` (`"metrics.acc DESC"`).
+        """Runs as dicts with the keys `KEYS`, newest first or by `order_by`: `"metrics.acc DESC"`, or a list.
 
-        `project` is `account/workspace/name`; `columns` (`"run_id"`, `"metrics.acc"`) gives those keys only.
-        Runs without the value that orders come last. Raises UsageError for a key that cannot be.
+        `where` is a filter, `project` is `account/workspace/name`; `columns` (`"run_id"`, `"metrics.acc"`)
+        gives those keys only.  Runs without the value that orders come last.  Raises UsageError for a key
+        that cannot be and for a filter that cannot be read.
         """
+        chosen = Choice(project, status, hidden, where)
+        orders = [order_by] if isinstance(order_by, str) else list(order_by or ())
         self.refresh()
-        chosen = _Choice(project, status, hidden)
-        found = self._ordered(order_by or "created_utc DESC", chosen, -1 if limit is None else limit)
+        found = self._ordered([one for one in orders if one], chosen, -1 if limit is None else limit)
         if columns is None:
             return found
         return [{name: value_of(row, name) for name in columns} for row in found]
 
-    def count(self, project: str | None = None, *, hidden: bool = False) -> int:
-        """How many runs there are."""
+    def count(self, project: str | None = None, *, hidden: bool = False, where: str | None = None) -> int:
+        """How many runs there are, or how many a filter means."""
+        chosen = Choice(project, None, hidden, where)
         self.refresh()
-        where, values = _Choice(project, None, hidden).where()
-        return int(self._ask(f"SELECT count(*) FROM runs{where}", values)[0][0])
+        table, condition, values = self._way(chosen, -1)
+        return int(self._ask(f"SELECT count(*) FROM {table}{condition}", values)[0][0])
 
     # -- steps of one question, which refreshes before the first
 
     def newest(self, within: str | None = None, *, skip: int = 0, cell_id: str | None = None) -> Found:
         """The newest run of a project or cell, or the one `skip` before it: one or none."""
         more = ("cell_id = ?", [cell_id]) if cell_id is not None else ("", [])
-        where, values = _Choice(within, None, True).where(*more)
+        where, values = Choice(within, None, True).where(*more)
         return self._found(where, "ORDER BY created DESC, id DESC LIMIT 1 OFFSET ?", [*values, skip])
 
     def best(self, metric: str, direction: str, within: str | None = None) -> Found:
         """The run with the largest (`DESC`) or smallest (`ASC`) last value of a metric: one or none."""
         way = "DESC" if direction == "DESC" else "ASC"
-        where, values = _Choice(within, None, False).where("m.key = ?", [metric])
+        where, values = Choice(within).where("m.key = ? AND m.value IS NOT NULL", [schema.storable(metric)])
         sql = (
             f"SELECT run_id, path FROM metrics m CROSS JOIN runs r ON r.id = m.run{where}"
             f" ORDER BY m.value {way}, m.run DESC LIMIT 1"
@@ -153,19 +156,17 @@ class History:
 
     def named(self, name: str, within: str | None = None) -> Found:
         """The runs of exactly this name, newest first."""
-        where, values = _Choice(within, None, True).where("name = ?", [name])
+        where, values = Choice(within, None, True).where("name = ?", [name])
         return self._found(where, "ORDER BY created DESC LIMIT 100", values)
 
     def with_prefix(self, prefix: str) -> Found:
         """The runs whose id begins so, newest first."""
-        where, values = _Choice(None, None, True).where(
-            "run_id >= ? AND run_id < ?", [prefix, prefix + _LAST]
-        )
+        where, values = Choice(None, None, True).where("run_id >= ? AND run_id < ?", [prefix, prefix + _LAST])
         return self._found(where, "ORDER BY created DESC LIMIT 100", values)
 
     def recent_words(self, within: str | None = None) -> list[str]:
         """Ids and names of the newest runs: what a mistyped reference may have meant."""
-        where, values = _Choice(within, None, True).where()
+        where, values = Choice(within, None, True).where()
         found = self._ask(f"SELECT run_id, name FROM runs{where} ORDER BY created DESC LIMIT 300", values)
         return [word for pair in found for word in pair if word]
 
@@ -177,40 +178,84 @@ class History:
 
     # -- order
 
-    def _ordered(self, order_by: str, chosen: _Choice, limit: int) -> list[Row]:
-        key, descending = split_order(order_by)
-        head, dot, rest = key.partition(".")
-        if head == "metrics" and dot:
-            return self._by_metric(rest, "DESC" if descending else "ASC", chosen, limit)
-        where, values = chosen.where()
-        if key in schema.SORTED:
-            column, way = schema.SORTED[key], "DESC" if descending else "ASC"
-            empty_last = f"{column} IS NULL, " if column in schema.NULLABLE else ""
-            order = f"ORDER BY {empty_last}{column} {way}, id {way} LIMIT ?"
-            return self._rows(f"SELECT row, crc FROM runs{where} {order}", [*values, limit])
-        if head not in KEYS or (dot and head not in NESTED):
-            raise UsageError(
-                f"runs cannot be ordered by {key!r}",
-                hint=f"Order by {', '.join(KEYS)}, metrics.NAME, params.NAME or tags.NAME, and ASC or DESC.",
-            )
-        # rarely asked, and of any kind: ordered here
-        everything = self._rows(f"SELECT row, crc FROM runs{where} ORDER BY created DESC", values)
-        return sort_rows(everything, key, descending=descending)[: None if limit < 0 else limit]
+    def _ordered(self, orders: list[str], chosen: Choice, limit: int) -> list[Row]:
+        known = [choosing.order_of(one) for one in orders]
+        if any(one is None for one in known):
+            return self._ordered_here(orders, chosen, limit)
+        wanted = [one for one in known if one is not None]
+        first = wanted[0] if len(wanted) == 1 else None
+        if first and first.entity == "metrics" and not self._begins_short(chosen, limit):
+            return self._by_metric(first.key, "DESC" if first.descending else "ASC", chosen, limit)
+        table, where, values = self._way(chosen, limit)
+        if first and first.key in schema.SORTED:
+            order, more = _by_column(first.key, "DESC" if first.descending else "ASC"), list[object]()
+        else:
+            terms = [choosing.terms(one) for one in wanted]
+            order = ", ".join([*(one.sql for one in terms), "r.created DESC, r.id DESC"])
+            more = [value for one in terms for value in one.values]
+        # what is sorted are numbers of runs; their texts are fetched afterwards
+        found = self._ask(
+            f"SELECT r.id FROM {table}{where} ORDER BY {order} LIMIT ?", [*values, *more, limit]
+        )
+        return self._texts([run for (run,) in found])
 
-    def _by_metric(self, metric: str, way: str, chosen: _Choice, limit: int) -> list[Row]:
-        where, values = chosen.where("m.key = ?", [metric])
+    def _way(self, chosen: Choice, limit: int) -> tuple[str, str, list[object]]:
+        """Tables, conditions and values that give the runs `r`, by the way that looks shorter."""
+        stretch = choosing.shortest(chosen, self._ask, limit)
+        if stretch is None or stretch.table == "runs r":
+            return "runs r", *chosen.where()
+        where, values = chosen.where(stretch.where.sql, stretch.where.values)
+        return f"{stretch.table} CROSS JOIN runs r ON r.id = {stretch.run}", where, values
+
+    def _begins_short(self, chosen: Choice, limit: int) -> bool:
+        return choosing.shortest(chosen, self._ask, limit) is not None
+
+    def _texts(self, numbers: list[int]) -> list[Row]:
+        found: list[Row] = []
+        for start in range(0, len(numbers), BATCH // 2):
+            part = numbers[start : start + BATCH // 2]
+            marks = ", ".join("?" * len(part))
+            order = " ".join(f"WHEN {run} THEN {at}" for at, run in enumerate(part))
+            sql = f"SELECT row, crc FROM runs WHERE id IN ({marks}) ORDER BY CASE id {order} END"
+            found += self._rows(sql, part) if part else []
+        return found
+
+    def _ordered_here(self, orders: list[str], chosen: Choice, limit: int) -> list[Row]:
+        """Rarely asked, and of any kind."""
+        keys = [split_order(one) for one in orders]
+        for key, _ in keys:
+            head, dot, _ = key.partition(".")
+            if head not in KEYS or (dot and head not in NESTED):
+                raise UsageError(
+                    f"runs cannot be ordered by {key!r}",
+                    hint=f"Order by {', '.join(KEYS)}, metrics.NAME, params.NAME or tags.NAME,"
+                    " and ASC or DESC.",
+                )
+        where, values = chosen.where()
+        found = self._rows(f"SELECT row, crc FROM runs r{where} ORDER BY created DESC", values)
+        for key, descending in reversed(keys):
+            found = sort_rows(found, key, descending=descending)
+        return found[: None if limit < 0 else limit]
+
+    def _by_metric(self, metric: str, way: str, chosen: Choice, limit: int) -> list[Row]:
+        bounds = choosing.bounds(chosen, metric)
+        where, values = chosen.where(
+            " AND ".join(["m.key = ?", "m.value IS NOT NULL", *(one.sql for one in bounds)]),
+            [schema.storable(metric), *(value for one in bounds for value in one.values)],
+        )
         # the order of the join is fixed: SQLite's own guess is fifty times slower at 100,000 runs
         small = self._is_small(chosen.project)
         join = "runs r CROSS JOIN metrics m" if small else "metrics m CROSS JOIN runs r"
         order = f"ORDER BY m.value {way}, m.run {way} LIMIT ?"
         sql = f"SELECT row, crc FROM {join} ON r.id = m.run{where} {order}"
         found = self._rows(sql, [*values, limit])
-        if 0 <= limit <= len(found):
+        if 0 <= limit <= len(found) or bounds:
             return found
         where, values = chosen.where(
-            "NOT EXISTS (SELECT 1 FROM metrics WHERE run = runs.id AND key = ?)", [metric]
+            "NOT EXISTS (SELECT 1 FROM metrics WHERE run = r.id AND key = ? AND value IS NOT NULL)",
+            [schema.storable(metric)],
         )
-        sql = f"SELECT row, crc FROM runs{where} ORDER BY created DESC, id DESC LIMIT ?"
+        sql = f"SELECT row, crc FROM runs r{where} ORDER BY created DESC, id DESC LIMIT ?"
         return found + self._rows(sql, [*values, limit - len(found) if limit >= 0 else -1])
 
     def _is_small(self, project: str | None) -> bool:
@@ -283,12 +328,16 @@ class History:
         try:
             version = schema.version_of(db)
             whole = version == schema.VERSION and schema.is_whole(db)
+            outdated = 0 < version < schema.VERSION and schema.is_ours(db)
         except sqlite3.DatabaseError:
             db.close()
             raise
         if version > schema.VERSION:
             db.close()
             self._open_in_memory(f"{self.path} is of a newer aml_jupyter and stays as it is.")
+        elif outdated:
+            db.close()
+            self._renew("", outdated=True)
         elif not whole:
             db.close()
             self._renew("its tables are not there")
@@ -323,13 +372,14 @@ class History:
         else:
             self._renew(str(error))
 
-    def _renew(self, damage: str) -> None:
-        """Make the index anew from the run directories; what was there is set aside, never deleted."""
+    def _renew(self, damage: str, *, outdated: bool = False) -> None:
+        """Make the index anew from the run directories; what was damaged is set aside, never deleted."""
         self.close()
         self.forget()
         try:
             with exclusive(self.home + "/index.lock"):
-                if damage or _identity(self.path) is None:
+                # another process may have made it while this one waited
+                if damage or _identity(self.path) is None or (outdated and schema.is_old(self.path)):
                     self._make(damage)
             self._db, self._identity = schema.connect(self.path), _identity(self.path)
         except (OSError, sqlite3.OperationalError) as error:
@@ -402,16 +452,16 @@ class History:
             if at(self.home, run_id) is None and not self._marked(run_id):
                 yield run_id, "the index has a run that does not exist"
         for run_id, directory in sorted(directories.items()):
-            look = _look(directory)
+            seen = look(directory)
             # the row of a run that goes on is made anew for every question
-            if look.row is None or not look.settled or self._marked(run_id):
+            if seen.row is None or not seen.settled or self._marked(run_id):
                 continue
             if run_id not in known:
                 yield run_id, "the run is missing from the index"
-            elif _differs(db, look):
+            elif _differs(db, seen):
                 yield run_id, "the row is not what the run directory says"
-            elif schema.metrics_of(db, known[run_id]) != dict(metric_values(look.row)):
-                yield run_id, "the metrics are not what the run directory says"
+            elif wrong := schema.values_differ(db, known[run_id], seen.row):
+                yield run_id, f"the {wrong} are not what the run directory says"
 
     def _marked(self, run_id: str) -> bool:
         return any(os.path.lexists(f"{self.home}/dirty/{dot}{run_id}") for dot in ("", "."))
@@ -464,37 +514,20 @@ class History:
         assert db is not None
         known = dict(db.execute("SELECT run_id, stamp FROM runs").fetchall())
         there = {one.run_id: one for one in all_directories(self.home)}
-        changed = [_look(one) for one in there.values() if not _same_stamp(known.get(one.run_id), one)]
+        changed = [look(one) for one in there.values() if not same_stamp(known.get(one.run_id), one)]
         changed += [Look(run_id=run_id) for run_id in known.keys() - there.keys()]
         for start in range(0, len(changed), BATCH):
             _write(db, changed[start : start + BATCH])
         schema.set_boot(db)
 
 
-class _Choice:
-    """Which runs are meant, as a condition."""
-
-    def __init__(self, project: str | None, status: str | Sequence[str] | None, hidden: bool) -> None:
-        self.project = project
-        self.parts: list[str] = []
-        self.values: list[object] = []
-        if not hidden:
-            self.parts.append("hidden = 0")
-        if project is not None:
-            self.parts.append("project = ?")
-            self.values.append(project)
-        if status is not None:
-            wanted = [status] if isinstance(status, str) else list(status)
-            self.parts.append(f"status IN ({', '.join('?' * len(wanted))})")
-            self.values += wanted
-
-    def where(self, more: str = "", values: Sequence[object] = ()) -> tuple[str, list[object]]:
-        """The condition, with another one before it, and its values."""
-        parts = [more, *self.parts] if more else self.parts
-        return (" WHERE " + " AND ".join(parts) if parts else ""), [*values, *self.values]
-
-
 _LAST = "\U0010ffff"
+
+
+def _by_column(key: str, way: str) -> str:
+    column = "r." + schema.SORTED[key]
+    empty_last = f"{column} IS NULL, " if schema.SORTED[key] in schema.NULLABLE else ""
+    return f"{empty_last}{column} {way}, r.id {way}"
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -503,71 +536,6 @@ def _identity(path: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-def look_at(home: str, run_id: str) -> Look:
-    """A run as it is now, by its id."""
-    directory = at(home, run_id)
-    if directory is None:
-        # one that is being made keeps its mark; one that was removed has no id any more
-        return Look(run_id=run_id, settled=not os.path.lexists(f"{home}/ids/{run_id}"))
-    return _look(directory)
-
-
-def _look(directory: RunDirectory) -> Look:
-    stamp = stamp_of(directory)
-    try:
-        record = read_record(directory)
-    except RunNotFound:
-        return Look(run_id=directory.run_id)
-    except AmlError:
-        return _damaged(directory, stamp)
-    return Look(
-        run_id=directory.run_id,
-        path=directory.path[len(directory.home) + 1 :],
-        project=f"{record.account}/{record.workspace}/{record.project}",
-        cell_id=record.cell_id,
-        hidden=record.hidden,
-        # a run that has not ended changes without its files
-        stamp=stamp if record.ended else "",
-        row=row_of(directory, record),
-        settled=record.ended,
-    )
-
-
-def _damaged(directory: RunDirectory, stamp: str) -> Look:
-    """A run whose record cannot be read is still a run, and still listed."""
-    from aml_jupyter.runs.record import Record, utc
-
-    milliseconds = directory.run_id.rpartition("_")[2]
-    created = utc(int(milliseconds) * 1_000_000) if milliseconds.isdigit() and len(milliseconds) < 15 else ""
-    record = Record(
-        run_id=directory.run_id, status="NotResponding", reason="record.corrupt", created_utc=created
-    )
-    return Look(
-        run_id=directory.run_id,
-        path=directory.path[len(directory.home) + 1 :],
-        project=directory.project_key,
-        stamp=stamp,
-        row=row_of(directory, record),
-        settled=True,
-    )
-
-
-def stamp_of(directory: RunDirectory) -> str:
-    """What changes whenever a file changes that a row is made of."""
-    parts = []
-    for path in (directory.run_json, directory.labels_json, directory.artifacts_json):
-        try:
-            found = os.lstat(path)
-            parts.append(f"{found.st_mtime_ns:x}.{found.st_size:x}.{found.st_ino:x}")
-        except OSError:
-            parts.append("")
-    return " ".join(parts)
-
-
-def _same_stamp(known: str | None, directory: RunDirectory) -> bool:
-    return bool(known) and known == stamp_of(directory)
 
 
 def _differs(db: sqlite3.Connection, look: Look) -> bool:
@@ -586,7 +554,7 @@ def _write(db: sqlite3.Connection, looks: Iterable[Look]) -> None:
 def _take_in(db: sqlite3.Connection, home: str) -> None:
     directories = sorted(all_directories(home), key=_age)
     for start in range(0, len(directories), BATCH):
-        looks = [_look(one) for one in directories[start : start + BATCH]]
+        looks = [look(one) for one in directories[start : start + BATCH]]
         _write(db, [look for look in looks if look.row is not None])
 
 

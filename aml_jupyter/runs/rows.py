@@ -97,17 +97,33 @@ def is_flat(row: Row) -> bool:
     return not any(isinstance(one, (list, dict)) for name in NESTED for one in row[name].values())
 
 
-def metric_values(row: Row) -> Iterator[tuple[str, float]]:
-    """The last number of every metric; what is no number has no order."""
+def metric_values(row: Row) -> Iterator[tuple[str, float | None]]:
+    """The last number of every metric; None for what is no number, which has no order."""
     for name, value in row["metrics"].items():
         last = value[-1] if isinstance(value, list) and value else value
+        number = None
         if isinstance(last, (int, float)):
             try:
                 number = float(last)
             except OverflowError:
-                continue
-            if not math.isnan(number):
-                yield name, number
+                pass
+        yield name, None if number is not None and math.isnan(number) else number
+
+
+def text_values(row: Row, head: str) -> Iterator[tuple[str, str, float | None]]:
+    """Every parameter or tag as text, as Python prints it, and the number that it is."""
+    for name, value in row[head].items():
+        nested = isinstance(value, (list, dict))
+        text = canonical(value).decode("ascii") if nested else str(value)
+        yield name, text, None if nested or isinstance(value, bool) else _number(text)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and "_" not in text else None
 
 
 def value_of(row: Row, name: str) -> Any:

@@ -9,25 +9,35 @@ import sqlite3
 from aml_jupyter import processes
 from aml_jupyter.frozen import Value
 from aml_jupyter.locks import PATIENCE
-from aml_jupyter.runs.rows import encode, metric_values
+from aml_jupyter.runs.rows import encode, metric_values, text_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
     from aml_jupyter.runs.rows import Row
 
-VERSION = 1
+VERSION = 2
 # tells this file from any other database ("amlj")
 _APPLICATION = 0x616D6C6A
 _STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
+_NO_ROWID = " STRICT, WITHOUT ROWID" if _STRICT else " WITHOUT ROWID"
 _TABLES = (
     "CREATE TABLE runs (id INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, project TEXT NOT NULL,"
     " path TEXT NOT NULL, created TEXT NOT NULL, started TEXT, ended TEXT, duration REAL,"
     " status TEXT NOT NULL, target TEXT NOT NULL, name TEXT, script TEXT, exit_code INTEGER, cell_id TEXT,"
-    " hidden INTEGER NOT NULL, stamp TEXT NOT NULL, crc INTEGER NOT NULL, row TEXT NOT NULL)" + _STRICT,
-    "CREATE TABLE metrics (run INTEGER NOT NULL REFERENCES runs (id), key TEXT NOT NULL, value REAL NOT NULL,"
-    " PRIMARY KEY (run, key))" + (" STRICT, WITHOUT ROWID" if _STRICT else " WITHOUT ROWID"),
+    " hidden INTEGER NOT NULL, stamp TEXT NOT NULL, crc INTEGER NOT NULL, reason TEXT, kind TEXT,"
+    " framework TEXT, python_version TEXT, run_configuration TEXT, user_id TEXT, project_name TEXT,"
+    " experiment_id TEXT, parent_run_id TEXT, snapshot_id TEXT, artifacts_state TEXT, run_number INTEGER,"
+    " artifacts INTEGER, pinned INTEGER, note TEXT, description TEXT, row TEXT NOT NULL)" + _STRICT,
+    # a value that is no number is NULL
+    "CREATE TABLE metrics (run INTEGER NOT NULL REFERENCES runs (id), key TEXT NOT NULL, value REAL,"
+    " PRIMARY KEY (run, key))" + _NO_ROWID,
+    "CREATE TABLE params (run INTEGER NOT NULL REFERENCES runs (id), key TEXT NOT NULL, value TEXT NOT NULL,"
+    " number REAL, PRIMARY KEY (run, key))" + _NO_ROWID,
+    "CREATE TABLE tags (run INTEGER NOT NULL REFERENCES runs (id), key TEXT NOT NULL, value TEXT NOT NULL,"
+    " number REAL, PRIMARY KEY (run, key))" + _NO_ROWID,
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)" + _STRICT,
 )
 _INDEXES = (
@@ -36,7 +46,10 @@ _INDEXES = (
     "CREATE INDEX runs_status ON runs (status, created, id)",
     "CREATE INDEX runs_name ON runs (name) WHERE name IS NOT NULL",
     "CREATE INDEX runs_cell ON runs (cell_id, created) WHERE cell_id IS NOT NULL",
+    "CREATE INDEX runs_parent ON runs (parent_run_id, created) WHERE parent_run_id IS NOT NULL",
     "CREATE INDEX metrics_value ON metrics (key, value, run)",
+    "CREATE INDEX params_value ON params (key, value, run)",
+    "CREATE INDEX tags_value ON tags (key, value, run)",
 )
 # keys of a row that are columns as well, and those of them that may be empty
 SORTED = {
@@ -54,8 +67,12 @@ SORTED = {
 NULLABLE = frozenset(["name", "script", "started", "ended", "duration", "exit_code"])
 _COLUMNS = (
     "run_id", "project", "path", "created", "started", "ended", "duration", "status", "target", "name",
-    "script", "exit_code", "cell_id", "hidden", "stamp", "crc", "row",
+    "script", "exit_code", "cell_id", "hidden", "stamp", "crc", "reason", "kind", "framework",
+    "python_version", "run_configuration", "user_id", "project_name", "experiment_id", "parent_run_id",
+    "snapshot_id", "artifacts_state", "run_number", "artifacts", "pinned", "note", "description", "row",
 )  # fmt: skip
+# tables with a line for each value of a run
+_VALUES = ("metrics", "params", "tags")
 
 
 class Look(Value):
@@ -71,6 +88,8 @@ class Look(Value):
     hidden: bool = False
     stamp: str = ""
     row: Row | None = None
+    # what a filter may ask for and a row does not hold
+    more: Mapping[str, Any] = {}
     settled: bool = False
 
 
@@ -80,6 +99,8 @@ def connect(path: str) -> sqlite3.Connection:
     # the index can be made again: after a power cut it is compared with the truth, so NORMAL is enough
     for pragma in ("synchronous = NORMAL", "temp_store = MEMORY", "trusted_schema = OFF"):
         db.execute(f"PRAGMA {pragma}")
+    # SQLite knows the letters of ASCII alone
+    db.create_function("aml_lower", 1, str.lower, deterministic=True)
     return db
 
 
@@ -100,9 +121,23 @@ def version_of(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
+def is_old(path: str) -> bool:
+    """Whether a file is of an older version of this package."""
+    db = connect(path)
+    try:
+        return version_of(db) < VERSION
+    finally:
+        db.close()
+
+
+def is_ours(db: sqlite3.Connection) -> bool:
+    """Whether this package made the database, in whatever version."""
+    return bool(db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION)
+
+
 def is_whole(db: sqlite3.Connection) -> bool:
     """Whether these are our tables, all of them."""
-    if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+    if not is_ours(db):
         return False
     found = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
     return found >= {*_TABLES, *_INDEXES}
@@ -146,15 +181,16 @@ def put(db: sqlite3.Connection, looks: Iterable[Look]) -> None:
     for look in looks:
         old = db.execute("SELECT id FROM runs WHERE run_id = ?", [look.run_id]).fetchone()
         if old:
-            db.execute("DELETE FROM metrics WHERE run = ?", old)
+            for table in _VALUES:
+                db.execute(f"DELETE FROM {table} WHERE run = ?", old)
         if look.row is None:
             db.execute("DELETE FROM runs WHERE run_id = ?", [look.run_id])
         elif old:
             assignments = ", ".join(f"{name} = ?" for name in _COLUMNS)
             db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", [*values_of(look), old[0]])
-            _put_metrics(db, old[0], look.row)
+            _put_values(db, old[0], look.row)
         else:
-            _put_metrics(db, _insert(db, look), look.row)
+            _put_values(db, _insert(db, look), look.row)
 
 
 def _insert(db: sqlite3.Connection, look: Look) -> int:
@@ -163,8 +199,13 @@ def _insert(db: sqlite3.Connection, look: Look) -> int:
     return int(db.execute(sql, values_of(look)).lastrowid or 0)
 
 
-def _put_metrics(db: sqlite3.Connection, run: int, row: Row) -> None:
-    db.executemany("INSERT INTO metrics VALUES (?, ?, ?)", [(run, *one) for one in metric_values(row)])
+def _put_values(db: sqlite3.Connection, run: int, row: Row) -> None:
+    # two names that differ only in what no index can hold become one
+    metrics = [(run, storable(name), value) for name, value in metric_values(row)]
+    db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?)", metrics)
+    for table in ("params", "tags"):
+        found = [(run, storable(name), storable(text), n) for name, text, n in text_values(row, table)]
+        db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", found)
 
 
 def values_of(look: Look) -> list[object]:
@@ -174,15 +215,19 @@ def values_of(look: Look) -> list[object]:
     text, crc = encode(row)
     found = {
         **{column: row[key] for key, column in SORTED.items()},
+        "reason": row["reason"],
+        "snapshot_id": row["snapshot_id"],
         **look.as_dict(),
+        **look.more,
         "row": text,
         "crc": crc,
     }
     found["hidden"] = int(look.hidden)
-    return [_storable(found[name]) for name in _COLUMNS]
+    return [storable(found.get(name)) for name in _COLUMNS]
 
 
-def _storable(value: object) -> object:
+def storable(value: object) -> object:
+    """A value as the index has it."""
     # names that are not UTF-8 are told apart by their escapes; the row itself keeps them whole
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
@@ -197,9 +242,16 @@ def columns_of(db: sqlite3.Connection, run_ids: Iterable[str]) -> dict[str, list
     return found
 
 
-def metrics_of(db: sqlite3.Connection, run: int) -> dict[str, float]:
-    """The metrics of a run as they are in the index."""
-    return dict(db.execute("SELECT key, value FROM metrics WHERE run = ?", [run]).fetchall())
+def values_differ(db: sqlite3.Connection, run: int, row: Row) -> str:
+    """Which of the metrics, parameters and tags in the index are not those of a row; "" for none."""
+    for table in _VALUES:
+        given = metric_values(row) if table == "metrics" else text_values(row, table)
+        wanted = {storable(name): [storable(one) for one in rest] for name, *rest in given}
+        columns = "value" if table == "metrics" else "value, number"
+        found = db.execute(f"SELECT key, {columns} FROM {table} WHERE run = ?", [run]).fetchall()
+        if {key: rest for key, *rest in found} != wanted:
+            return {"params": "parameters"}.get(table, table)
+    return ""
 
 
 def remove_files(path: str) -> None:
