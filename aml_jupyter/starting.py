@@ -69,14 +69,20 @@ class Starter:
             return
 
     def go(
-        self, directory: str, secrets: Mapping[str, str], passwords: Mapping[str, str] | None = None
+        self,
+        directory: str,
+        secrets: Mapping[str, str],
+        passwords: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Tell the run directory, with this process's environment as it is now and `secrets` on top of it.
 
         Variables that may be written nowhere go this way; `passwords` are those that the supervisor needs
-        and the run does not get.  Raises SupervisorGone.
+        and the run does not get; `environment` is that of whoever submitted, where it was another process.
+        Raises SupervisorGone.
         """
-        environment = {**run_environment(), **(passwords or {})}
+        base = run_environment() if environment is None else environment
+        environment = {**base, **(passwords or {})}
         order = {"directory": directory, "environment": environment, "secrets": dict(secrets)}
         try:
             _write_all(self._write, plainjson.dumps(order).encode() + b"\n")

@@ -109,7 +109,9 @@ class Held(Starter):
     def __init__(self) -> None:
         pass
 
-    def go(self, directory: str, secrets: object, passwords: object = None) -> None:
+    def go(
+        self, directory: str, secrets: object, passwords: object = None, environment: object = None
+    ) -> None:
         """Leave it to the caller."""
 
     def expect(self, kind: str, directory: str = "", demand: object = None) -> None:

@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "wait": ("watch", "wait for a run to end"),
     "stop": ("watch", "cancel a run"),
     "resume": ("watch", "give a run whose supervisor died a new one"),
+    "queue": ("queue", "what waits for its turn: list, rm, move, pause, resume, jobs"),
     "rerun": ("rerun", "repeat a run from what is kept of it; --verify: whether it does the same"),
     "ls": ("files", "list a run's artifacts"),
     "cat": ("files", "print an artifact"),

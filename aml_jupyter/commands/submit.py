@@ -72,6 +72,25 @@ def add_run_options(parser: ArgumentParser) -> None:
         help="the relative difference that metrics of TARGET,TARGET may have; 1e-6 unless said")  # fmt: skip
     add("--project", metavar="DIR", help="the project; found from the working folder unless said")
     add("--no-raise-error", dest="raise_error", action="store_false", help="a failed run is only reported")
+    _add_sweep_options(parser)
+
+
+def _add_sweep_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--sweep", action="append", default=[], metavar="NAME=VALUES",
+        help="a run for each value: lr=0.1,0.01 or depth=1..5 or rate=0.1..1.0:0.1; repeated, a grid")  # fmt: skip
+    add("-j", "--jobs", type=int, metavar="N", help="trials of the sweep that go on at a time; 1 unless said")
+    add("--max-trials", type=int, metavar="N", help="the most trials; the first ones of the grid")
+    add("--random", type=int, metavar="N", help="N trials of the grid, drawn by chance")
+    add("--seed", type=int, metavar="N", help="have --random draw the same trials again")
+    add(
+        "--metric",
+        default="",
+        metavar="NAME[:min]",
+        help="what the best trial has most of, or with :min least",
+    )
+    add("--fail-fast", action="store_true", help="the first trial that does not complete ends the others")
+    add("--queue", action="store_true", help="put it into the queue, and return at once; aml queue lists it")
 
 
 def parse_tolerance(text: str) -> float:
@@ -199,6 +218,10 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
     if options.dry_run or options.prepare_only:
         return without_run(request, project, options, screen)
     _warn_of_secrets(request.arguments, screen)
+    if wants_queue(options):
+        from aml_jupyter.commands import sweep
+
+        return sweep.submit_and_follow(request, project, options, screen)
     if "," in request.target:
         from aml_jupyter.commands.portability import submit_and_compare
 
@@ -219,11 +242,21 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
     return status if options.raise_error else 0
 
 
+def wants_queue(options: Namespace) -> bool:
+    """Whether a line asks for a sweep or for the queue, or has an option of them."""
+    names = ("sweep", "jobs", "max_trials", "random", "seed", "metric", "fail_fast", "queue")
+    return any(getattr(options, name, None) for name in names)
+
+
 def without_run(
     request: Request, project: Project, options: Namespace, screen: Screen, *, as_json: bool | None = None
 ) -> int:
     """Show what would be run and sent, or make the environment ready."""
     as_json = options.json if as_json is None else as_json
+    if wants_queue(options) and options.sweep:
+        from aml_jupyter.commands import sweep
+
+        request = sweep.plan_trials(request, options, screen, as_json=as_json)
 
     def do(one: Request, into: Screen) -> int:
         if options.dry_run:

@@ -62,6 +62,10 @@ def _live(directory: RunDirectory, record: Record) -> Record:
         # an ending counts when it is in the record
         told, reason = ("Finalizing", "") if told else (record.status, record.reason)
     asked = cancel_request(directory) is not None
+    if record.status == "Queued" and last_status(directory)[0] is None and not asked:
+        waiting = _queued(directory, record)
+        if waiting is not None:
+            return waiting
     if asked and told in ("NotStarted", "Preparing", "Queued", "Running"):
         told = "CancelRequested"
     lost = _not_responding(directory, record)
@@ -101,6 +105,17 @@ def _not_responding(directory: RunDirectory, record: Record) -> tuple[str, str] 
     silent = heartbeat_age(directory) if here and not ended else None
     if silent is not None and silent > SILENCE:
         return "run.no_heartbeat", f"the job has given no sign of life for {silent:.0f} s"
+    return None
+
+
+def _queued(directory: RunDirectory, record: Record) -> Record | None:
+    """The record of a run that waits for its turn; None where the queue knows nothing of it."""
+    for run_id in filter(None, (record.run_id, record.parent_run_id)):
+        entry = f"{directory.home}/queue/{run_id}"
+        if "/" not in run_id and os.path.exists(entry + ".json"):
+            if os.path.exists(entry + ".waits"):
+                return record.replace(reason=_WAITING[0], error=_error(record, *_WAITING))
+            return record
     return None
 
 
