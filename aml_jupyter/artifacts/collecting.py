@@ -11,8 +11,9 @@ import posixpath
 import stat
 
 from aml_jupyter.artifacts.manifest import Artifact, Manifest, read_manifest, store_of, write_manifest
+from aml_jupyter.artifacts.names import key_of
 from aml_jupyter.artifacts.store import FolderStore, Stored, copy_hashed
-from aml_jupyter.confined import FileFault, MissingFile, Root, check_name, read_bounded, shown
+from aml_jupyter.confined import FileFault, MissingFile, Root, read_bounded, shown
 from aml_jupyter.errors import ArtifactError, ConfinedError
 from aml_jupyter.frozen import Value
 from aml_jupyter.locks import exclusive
@@ -274,13 +275,8 @@ class _Collection:
 
     def _key(self, path: str) -> tuple[str, bool]:
         """The key of a path, and whether it tells the path; an odd name gets one made of its hash."""
-        try:
-            check_name(f"{self.prefix}/{path}", portable=True)
-        except ConfinedError:
-            import hashlib
-
-            return f"{self.prefix}/named/{hashlib.sha256(os.fsencode(path)).hexdigest()}", False
-        return f"{self.prefix}/{path}", True
+        key = key_of(self.prefix, path)
+        return key, key == f"{self.prefix}/{path}"
 
     def _earlier(self) -> None:
         """Take in what an earlier attempt renamed into the store before it was killed."""

@@ -5,49 +5,80 @@ from __future__ import annotations
 import os
 import stat
 
-from aml_jupyter.confined import FileFault, FileThere, Root, check_name, is_temporary
+from aml_jupyter.confined import FileFault, FileThere, MissingFile, Root, check_name, is_temporary
 from aml_jupyter.errors import ArtifactError, ConfinedError
 from aml_jupyter.frozen import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO, Protocol
 
     class ArtifactStore(Protocol):
         """Bytes under keys: relative POSIX paths of ordinary names.  Constructors do no I/O.
 
         All methods raise ArtifactError: `artifact.name` for a key that is none, `artifact.unknown`,
-        `store.corrupt`, `store.no_space`, `store.denied`, `store.unavailable`.
+        `store.corrupt`, `store.no_space`, `store.denied`, `store.unavailable`; stores that are reached over
+        a network also `store.auth`, `store.clock`, `store.missing`. A store may be used by several threads.
         """
 
         kind: str
+        # where it is, for people and records: never with credentials
+        url: str
 
         def claim(self, run_id: str, uuid: str) -> str:
             """The prefix for the artifacts of a run; the same again for the same run, and for no other."""
 
-        def put(self, key: str, source: int, *, sha256: str | None = None) -> Stored:
+        def put(
+            self, key: str, source: int, *, sha256: str | None = None, progress: Progress | None = None
+        ) -> Stored:
             """Keep the bytes of a file open for reading, whole or not at all, in place of what was there.
 
-            Bytes that do not have the hash are refused with `store.corrupt`.
+            Bytes that do not have the hash are refused with `store.corrupt`. Bytes that are there already
+            are not sent again. `progress` is told how many more bytes are there, from any thread.
             """
 
         def stat(self, key: str) -> Stored | None:
             """Size of what is kept, or None; the hash is empty where the store would have to read for it."""
 
         def open(self, key: str) -> BinaryIO:
-            """The bytes, as a file that the caller closes."""
+            """The bytes, as a file that the caller closes; what comes is not verified."""
+
+        def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+            """Some of the bytes, or all from `start` on; fewer, or none, where the end comes before."""
+
+        def fetch(
+            self,
+            key: str,
+            destination: int,
+            *,
+            sha256: str | None = None,
+            have: int = 0,
+            progress: Progress | None = None,
+        ) -> Stored:
+            """Write all bytes into a file open for reading and writing, which begins empty; verified.
+
+            The first `have` bytes are there from an earlier attempt and are not fetched again. Without
+            `sha256` the hash that the store knows is what is compared. Raises `store.corrupt`; what the
+            file holds then is nothing to go on from.
+            """
 
         def list(self, prefix: str) -> Iterator[Stored]:
-            """Everything below a prefix, in order of keys."""
+            """Everything below a prefix, in order of keys; with hashes where that costs nothing."""
+
+        def children(self, prefix: str) -> Iterator[str]:
+            """The names right below a prefix, of files and of folders, in no order."""
 
         def delete(self, key: str) -> None:
             """Remove a key and everything below it; nothing there is no error."""
 
+    Progress = Callable[[int], object]
+
 
 CHUNK = 1 << 20
 # beside the artifacts of a run: which run that is
-_OWNER = ".uuid"
+OWNER = ".uuid"
+RUNS = "ExperimentRun"
 
 
 class Stored(Value):
@@ -59,43 +90,79 @@ class Stored(Value):
 
 
 class FolderStore:
-    """Artifacts as files of a folder of this machine, made when the first one comes."""
+    """Artifacts as files of a folder: of this machine, where it is made with the first one, or of a team."""
 
     kind = "folder"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, shared: bool = False) -> None:
         self.path = path
+        self.url = "folder://" + path
+        # of a team: what is made in it is for those who may use the folder itself
+        self.shared = shared
 
     def claim(self, run_id: str, uuid: str) -> str:
         """`ExperimentRun/<run id>`, or with four more characters where another run has that."""
-        for prefix in (f"ExperimentRun/{run_id}", f"ExperimentRun/{run_id}-{uuid[:4]}"):
-            if self._claimed(prefix, uuid):
-                return prefix
-        raise ArtifactError(f"the place for the artifacts of {run_id} is taken", code="store.taken")
+        return claim_first(run_id, uuid, self._claimed)
 
     def _claimed(self, prefix: str, uuid: str) -> bool:
-        with _Faults(prefix), Root.create(self.path) as root:
-            name = f"{prefix}/{_OWNER}"
+        with _Faults(prefix), self._root() as root:
+            name = f"{prefix}/{OWNER}"
             try:
-                root.publish(name, lambda fd: os.write(fd, uuid.encode()), sync=False)
+                self._publish(root, name, lambda fd: os.write(fd, uuid.encode()), sync=False)
             except FileThere:
                 return root.read_bytes(name, 200).decode("ascii", "replace") == uuid
             return True
 
-    def put(self, key: str, source: int, *, sha256: str | None = None) -> Stored:
+    def put(
+        self, key: str, source: int, *, sha256: str | None = None, progress: Progress | None = None
+    ) -> Stored:
         """Copy, hashing on the way; see ArtifactStore."""
         check_key(key)
         found: list[Stored] = []
 
         def fill(destination: int) -> None:
-            copied = copy_hashed(source, destination, key)
+            copied = copy_hashed(source, destination, key, progress=progress)
             if sha256 is not None and copied.sha256 != sha256:
                 raise corrupt(key, sha256, copied.sha256)
             found.append(copied)
 
-        with _Faults(key), Root.create(self.path) as root:
-            root.publish(key, fill, overwrite=True)
+        with _Faults(key), self._root() as root:
+            self._publish(root, key, fill, overwrite=True)
         return found[0]
+
+    def _root(self) -> Root:
+        """The folder to write to, made where it is ours."""
+        return self._there() if self.shared else Root.create(self.path)
+
+    def _there(self) -> Root:
+        """The folder; one of a team that is not there is not mounted."""
+        try:
+            return Root(self.path)
+        except MissingFile:
+            if not self.shared:
+                raise
+            raise ArtifactError(
+                f"{self.path}, where artifacts are kept, is not there",
+                code="store.missing",
+                hint="Mount or make the folder; what is pending is stored later by `aml push`.",
+            ) from None
+
+    def _publish(
+        self,
+        root: Root,
+        name: str,
+        fill: Callable[[int], object],
+        *,
+        overwrite: bool = False,
+        sync: bool = True,
+    ) -> None:
+        if not self.shared:
+            root.publish(name, fill, overwrite=overwrite, sync=sync)
+            return
+        mode = os.fstat(root.fd).st_mode & 0o777
+        if "/" in name:
+            root.make_dirs(name.rpartition("/")[0], mode)
+        root.publish(name, fill, overwrite=overwrite, sync=sync, mode=mode & 0o666)
 
     def adopt(self, key: str, folder_fd: int, name: str) -> bool:
         """Take a file over by renaming it; False where that cannot be (it is gone, another file system)."""
@@ -138,7 +205,7 @@ class FolderStore:
         """Size of a file; see ArtifactStore."""
         check_key(key)
         try:
-            with _Faults(key), Root(self.path) as root:
+            with _Faults(key), self._there() as root:
                 found = root.lstat(key)
         except ArtifactError as error:
             if error.code == "artifact.unknown":
@@ -149,17 +216,54 @@ class FolderStore:
     def open(self, key: str) -> BinaryIO:
         """The file itself, open for reading; see ArtifactStore."""
         check_key(key)
-        with _Faults(key), Root(self.path) as root:
+        with _Faults(key), self._there() as root:
             return os.fdopen(root.open_file(key), "rb")
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Some bytes of the file; see ArtifactStore."""
+        with self.open(key) as file:
+            file.seek(start)
+            return file.read(-1 if length is None else length)
+
+    def fetch(
+        self,
+        key: str,
+        destination: int,
+        *,
+        sha256: str | None = None,
+        have: int = 0,
+        progress: Progress | None = None,
+    ) -> Stored:
+        """Copy all of it again, whatever there was; see ArtifactStore."""
+        os.ftruncate(destination, 0)
+        os.lseek(destination, 0, os.SEEK_SET)
+        report = progress and _Later(progress, have)
+        with self.open(key) as file, _Faults(key):
+            stored = copy_hashed(file.fileno(), destination, key, progress=report)
+        if sha256 is not None and stored.sha256 != sha256:
+            raise corrupt(key, sha256, stored.sha256)
+        return stored
+
+    def children(self, prefix: str) -> Iterator[str]:
+        """Files and folders of a folder; see ArtifactStore."""
+        check_key(prefix)
+        try:
+            with _Faults(prefix), self._there() as root, root.folder(prefix) as folder:
+                names = os.listdir(folder.fd)
+        except ArtifactError as error:
+            if error.code != "artifact.unknown":
+                raise
+            return
+        yield from (name for name in names if name != OWNER and not is_temporary(name))
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Regular files below a folder; see ArtifactStore."""
         check_key(prefix)
         with _Faults(prefix):
             try:
-                with Root(self.path) as root:
+                with self._there() as root:
                     for entry in root.walk(prefix):
-                        if entry.kind == "file" and entry.name != _OWNER and not is_temporary(entry.name):
+                        if entry.kind == "file" and not is_ours(entry.path) and not is_temporary(entry.name):
                             yield Stored(key=entry.path, size=entry.size)
             except FileFault as error:
                 if error.code not in ("path.missing", "path.not_folder"):
@@ -169,11 +273,25 @@ class FolderStore:
         """Remove files and folders; see ArtifactStore."""
         check_key(key)
         try:
-            with _Faults(key), Root(self.path) as root:
+            with _Faults(key), self._there() as root:
                 root.remove_tree(key)
         except ArtifactError as error:
             if error.code != "artifact.unknown":
                 raise
+
+
+def claim_first(run_id: str, uuid: str, claimed: Callable[[str, str], bool]) -> str:
+    """The first prefix of a run that `claimed` says is its own.  Raises ArtifactError `store.taken`."""
+    for prefix in (f"{RUNS}/{run_id}", f"{RUNS}/{run_id}-{uuid[:4]}"):
+        check_key(prefix)
+        if claimed(prefix, uuid):
+            return prefix
+    raise ArtifactError(f"the place for the artifacts of {run_id} is taken", code="store.taken")
+
+
+def is_ours(key: str) -> bool:
+    """Whether a key is a mark of the store itself, which no listing shows."""
+    return key.endswith("/" + OWNER) and key.count("/") == 2
 
 
 def check_key(key: str) -> None:
@@ -184,7 +302,9 @@ def check_key(key: str) -> None:
         raise ArtifactError(error.message, code="artifact.name", hint=error.hint) from error
 
 
-def copy_hashed(source: int, destination: int | None, key: str) -> Stored:
+def copy_hashed(
+    source: int, destination: int | None, key: str, *, progress: Progress | None = None
+) -> Stored:
     """Read an open file once from its beginning, write it elsewhere (or nowhere), hash it."""
     import hashlib
 
@@ -198,6 +318,8 @@ def copy_hashed(source: int, destination: int | None, key: str) -> Stored:
         while destination is not None and done < count:
             done += os.write(destination, view[done:count])
         total += count
+        if progress is not None:
+            progress(count)
     return Stored(key=key, size=total, sha256=hashing.hexdigest())
 
 
@@ -208,6 +330,20 @@ def corrupt(key: str, expected: str, found: str) -> ArtifactError:
         code="store.corrupt",
         hint="`aml check` lists every damage. The run can be repeated from its snapshot.",
     )
+
+
+class _Later:
+    """Progress that was told of some bytes before."""
+
+    def __init__(self, progress: Progress, told: int) -> None:
+        self.progress = progress
+        self.told = told
+
+    def __call__(self, count: int) -> None:
+        news = max(0, count - self.told)
+        self.told = max(0, self.told - count)
+        if news:
+            self.progress(news)
 
 
 class _Faults:

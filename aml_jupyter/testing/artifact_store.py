@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aml_jupyter.artifacts.names import key_of, path_of
 from aml_jupyter.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from aml_jupyter.artifacts import Stored
@@ -48,6 +50,31 @@ BAD_KEYS = (
     "runs/x.",
     "runs/x ",
     "runs/" + "x" * 1025,
+)
+
+# names of files that a run may well make: all are kept, the odd ones under their hash
+ODD_PATHS = (
+    "outputs/a b.txt",
+    "outputs/ä é 漢.txt",
+    "outputs/100%.txt",
+    "outputs/a#b",
+    "outputs/a?b",
+    "outputs/%41",
+    "outputs/..%2fx",
+    "outputs/a&b=c+d;e,f@g!'()[]{}~$",
+    "outputs/<img onerror=alert(1)>",
+    "outputs/CON",
+    "outputs/dot.",
+    "outputs/ space ",
+    "outputs/line\nbreak",
+    "outputs/\x1b[31m",
+    "outputs/\u202egpj",
+    "outputs/\ufffe",
+    "outputs/\udcff",
+    "outputs/back\\slash",
+    "outputs/" + "/".join(["x" * 249] * 4),
+    "outputs/" + "d/" * 300 + "x",
+    "outputs/.uuid",
 )
 
 
@@ -183,6 +210,79 @@ class ArtifactStoreContract:
             thread.join()
         assert read(store, "k") in contents
 
+    def test_a_range_is_read(self, store: ArtifactStore, source: Source) -> None:
+        """From the middle, beyond the end, and of nothing."""
+        source.put(store, "k", b"0123456789")
+        source.put(store, "empty", b"")
+        assert store.read("k", 3, 4) == b"3456"
+        assert store.read("k", 8, 100) == b"89"
+        assert store.read("k", 10, 5) == b""
+        assert store.read("k", 100, 5) == b""
+        assert store.read("k", 4) == b"456789"
+        assert store.read("k") == b"0123456789"
+        assert store.read("k", 2, 0) == b""
+        assert store.read("empty") == b""
+        with store.open("k") as file:
+            file.seek(-3, os.SEEK_END)
+            assert file.read() == b"789"
+
+    def test_a_key_is_fetched_into_a_file_and_verified(self, store: ArtifactStore, source: Source) -> None:
+        """Whole, and going on where an earlier attempt ended."""
+        data = os.urandom(3_000_001)
+        told: list[int] = []
+        stored = source.put(store, "k", data, progress=told.append)
+        assert sum(told) == len(data)
+        for have in (0, 1, 1_234_567, len(data)):
+            told.clear()
+            fd = source.open(data[:have])
+            try:
+                assert store.fetch("k", fd, sha256=stored.sha256, have=have, progress=told.append) == stored
+                assert os.pread(fd, len(data) + 1, 0) == data
+                assert sum(told) == len(data) - have
+            finally:
+                os.close(fd)
+
+    def test_what_is_fetched_must_have_the_hash(self, store: ArtifactStore, source: Source) -> None:
+        """Another hash, or a beginning that was not of these bytes, is told."""
+        source.put(store, "k", b"these bytes")
+        fd = source.open(b"")
+        try:
+            with pytest.raises(ArtifactError) as caught:
+                store.fetch("k", fd, sha256=hashlib.sha256(b"other").hexdigest())
+            assert caught.value.code == "store.corrupt"
+            with pytest.raises(ArtifactError) as caught:
+                store.fetch("none", fd)
+            assert caught.value.code == "artifact.unknown"
+        finally:
+            os.close(fd)
+
+    def test_the_names_right_below_a_prefix(self, store: ArtifactStore, source: Source) -> None:
+        """Files and folders once each; nothing where there is nothing."""
+        for key in ("runs/a/x", "runs/a/y", "runs/b/deep/z", "runs/file", "runs2/c"):
+            source.put(store, key, b"x")
+        assert sorted(store.children("runs")) == ["a", "b", "file"]
+        assert list(store.children("none")) == []
+        store.claim("iris_1", "1111aaaa")
+        assert list(store.children("ExperimentRun")) == ["iris_1"]
+        assert list(store.children("ExperimentRun/iris_1")) == []
+
+    @pytest.mark.parametrize("path", ODD_PATHS)
+    def test_a_path_of_any_kind_has_a_key_that_the_store_keeps(
+        self, store: ArtifactStore, source: Source, path: str
+    ) -> None:
+        """The name itself where every store carries it, its hash elsewhere; no two paths share one."""
+        key = key_of("ExperimentRun/iris_1", path)
+        source.put(store, key, path.encode("utf-8", "surrogateescape"))
+        source.put(store, key_of("ExperimentRun/iris_1", path + "2"), b"another")
+        assert read(store, key) == path.encode("utf-8", "surrogateescape")
+        assert key in [one.key for one in store.list("ExperimentRun/iris_1")]
+        assert path_of("ExperimentRun/iris_1", key) in (path, None)
+
+    def test_the_address_of_a_store_tells_no_secret(self, store: ArtifactStore) -> None:
+        """It stands in records."""
+        assert "://" in store.url
+        assert not any(mark in store.url.lower() for mark in ("@", "?", "key", "sig="))
+
 
 class Source:
     """Files to be stored."""
@@ -195,13 +295,20 @@ class Source:
         """A descriptor of a file with these bytes; the caller closes it."""
         path = self.folder / os.urandom(8).hex()
         path.write_bytes(data)
-        return os.open(path, os.O_RDONLY)
+        return os.open(path, os.O_RDWR)
 
-    def put(self, store: ArtifactStore, key: str, data: bytes, sha256: str | None = None) -> Stored:
+    def put(
+        self,
+        store: ArtifactStore,
+        key: str,
+        data: bytes,
+        sha256: str | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Stored:
         """Store these bytes."""
         fd = self.open(data)
         try:
-            return store.put(key, fd, sha256=sha256)
+            return store.put(key, fd, sha256=sha256, progress=progress)
         finally:
             os.close(fd)
 
