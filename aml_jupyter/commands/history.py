@@ -1,4 +1,4 @@
-"""`aml runs`, `show`, `tag`, `note`, `pin`, `rm`, `gc`, `check`: the run history."""
+"""`aml runs`, `show`, `tag`, `note`, `pin`: the run history."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from aml_jupyter.commands.submit import project_of
 from aml_jupyter.commands.watch import find_run
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import UsageError
-from aml_jupyter.printable import shown_size
+from aml_jupyter.experiment import SWEEP
+from aml_jupyter.runs.directory import trash_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Sequence
     from typing import Any
 
     from aml_jupyter.commands.screen import Screen
@@ -21,18 +23,24 @@ if TYPE_CHECKING:
 
 # what `aml runs` shows unless told otherwise
 COLUMNS = ["run_id", "name", "status", "target", "script_name", "created_utc", "duration", "metrics"]
-# the exit status of a damaged history, as for the errors that it causes
-DAMAGED = 5
 
 
 def arguments_runs(parser: ArgumentParser) -> None:
     """Options of `aml runs`."""
     add = parser.add_argument
-    add("--order-by", metavar="KEY", help="such as created_utc, 'metrics.acc DESC', 'params.lr ASC'")
+    add("filter", nargs="*", metavar="FILTER", help="such as \"metrics.acc > 0.9 and params.lr = '0.1'\"")
+    add(
+        "--order-by",
+        action="append",
+        metavar="KEY",
+        help="such as created_utc, 'metrics.acc DESC', 'params.lr ASC'; again for a second one",
+    )
     add("--columns", metavar="A,B", help="such as run_id,status,metrics.acc")
     add("--limit", type=int, default=50, metavar="N", help="the most rows; 50 unless said")
     add("--all-projects", action="store_true", help="not only the project of this folder")
     add("--hidden", action="store_true", help="hidden runs too")
+    add("--trash", action="store_true", help="the runs in the trash instead")
+    add("--parent", metavar="RUN", help="only the trials of a sweep")
     add_json(parser)
     add("--project", metavar="DIR", help="the project; found from the working folder unless said")
 
@@ -42,13 +50,40 @@ def rows_of(options: Namespace, screen: Screen) -> list[dict[str, Any]]:
     if options.limit < 1:
         raise UsageError("--limit must be 1 or more")
     project = None if options.all_projects else project_of(options).key
-    with runs.History(aml_home()) as history:
+    home = trash_of(aml_home()) if options.trash else aml_home()
+    with runs.History(home) as history:
         rows = history.rows(
-            order_by=options.order_by, limit=options.limit, project=project, hidden=options.hidden
+            order_by=options.order_by,
+            limit=options.limit,
+            project=project,
+            hidden=options.hidden,
+            where=_within(options.parent, filter_of(options.filter)),
         )
         if history.notice:
             screen.remark(f"aml: {history.notice}")
     return rows
+
+
+def _within(parent: str | None, where: str) -> str:
+    """A filter that holds for trials of a sweep alone."""
+    if parent is None:
+        return where
+    run_id = find_run(parent).run_id.replace("'", "''")
+    return f"parent_run_id = '{run_id}'" + (f" and ({where})" if where else "")
+
+
+def filter_of(words: Sequence[str]) -> str:
+    """The filter of a line; where a shell took the quotes of its texts away they come back."""
+    if len(words) < 2:
+        return "".join(words)
+    from aml_jupyter.runs.filtering import is_text_operator, is_value
+
+    before = ["", *words]
+    quoted = [
+        "'" + word.replace("'", "''") + "'" if is_text_operator(before[at]) and not is_value(word) else word
+        for at, word in enumerate(words)
+    ]
+    return " ".join(quoted)
 
 
 def do_runs(options: Namespace, screen: Screen) -> int:
@@ -60,7 +95,8 @@ def do_runs(options: Namespace, screen: Screen) -> int:
     if options.json:
         screen.json([{name: cell(row, name) for name in columns} for row in rows] if columns else rows)
     elif not rows:
-        screen.remark("No runs yet: aml run local script.py")
+        empty = "The trash is empty." if options.trash else "No runs yet: aml run local script.py"
+        screen.remark("aml: no run answers to the filter" if options.filter else empty)
     else:
         shown = columns or COLUMNS
         screen.table(shown, [[_shown(row, name) for name in shown] for row in rows])
@@ -137,7 +173,7 @@ def do_show(options: Namespace, screen: Screen) -> int:
     verdict = verdict_of(directory)
     if options.json:
         told = {"portability": verdict.as_json()} if verdict else {}
-        screen.json({**record_json(directory), **told})
+        screen.json({**record_json(directory), **told, **_sweep_json(directory)})
         return 0
     from aml_jupyter.card import plain_card
 
@@ -146,7 +182,20 @@ def do_show(options: Namespace, screen: Screen) -> int:
         from aml_jupyter.portability.shown import plain
 
         screen.write(plain(verdict) + "\n")
+    if runs.load_record(directory).kind == SWEEP:
+        from aml_jupyter.commands import sweep
+
+        sweep.show(directory, screen)
     return 0
+
+
+def _sweep_json(directory: RunDirectory) -> dict[str, Any]:
+    """The trials of a sweep; nothing for any other run."""
+    if runs.load_record(directory).kind != SWEEP:
+        return {}
+    from aml_jupyter.sweep.table import Trials
+
+    return {"sweep": Trials(directory).look().as_json()}
 
 
 def verdict_of(directory: RunDirectory) -> Verdict | None:
@@ -218,81 +267,3 @@ def do_pin(options: Namespace, screen: Screen) -> int:
     directory = find_run(options.run)
     runs.set_labels(directory, pinned=not options.off)
     return _tell_labels(directory, options, screen)
-
-
-def arguments_rm(parser: ArgumentParser) -> None:
-    """Options of `aml rm`."""
-    parser.add_argument("runs", metavar="RUN", nargs="+")
-    parser.add_argument(
-        "--force", action="store_true", help="pinned runs too, and runs whose labels are damaged"
-    )
-    add_json(parser)
-
-
-def do_rm(options: Namespace, screen: Screen) -> int:
-    """Remove runs with their artifacts; all of them are looked up before the first one goes."""
-    found = list({one.run_id: one for one in map(find_run, options.runs)}.values())
-    # with --force nobody asks, so that damaged labels do not keep a run for ever
-    pinned = [] if options.force else [one.run_id for one in found if runs.read_labels(one).pinned]
-    if pinned:
-        raise UsageError(f"pinned: {', '.join(pinned)}", hint="aml pin RUN --off, or --force")
-    for directory in found:
-        runs.remove(directory)
-        if not options.json:
-            screen.write(f"{directory.run_id}\n")
-    if options.json:
-        screen.json([directory.run_id for directory in found])
-    return 0
-
-
-def arguments_gc(parser: ArgumentParser) -> None:
-    """Options of `aml gc`."""
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
-    add_json(parser)
-
-
-def do_gc(options: Namespace, screen: Screen) -> int:
-    """Remove what no run needs any more."""
-    from aml_jupyter import retention
-
-    freed = retention.collect_garbage(aml_home(), dry_run=options.dry_run)
-    if options.json:
-        screen.json(freed.as_dict())
-        return 0
-    word = "would free" if options.dry_run else "freed"
-    screen.write(
-        f"{word} {shown_size(freed.bytes)}: {shown_size(freed.snapshot_bytes)} of snapshots,"
-        f" {freed.working_copies} working copies, {freed.half_made} half-made runs,"
-        f" {freed.leftovers} leftovers, {len(freed.environments)} of environments\n"
-    )
-    if options.dry_run:
-        for path in freed.environments:
-            screen.path(path)
-    return 0
-
-
-def arguments_check(parser: ArgumentParser) -> None:
-    """Options of `aml check`."""
-    add_json(parser)
-    parser.add_argument("--rebuild", action="store_true", help="make the index anew from the run directories")
-
-
-def do_check(options: Namespace, screen: Screen) -> int:
-    """Look for damage; exit status 5 when there is any."""
-    from aml_jupyter import retention
-
-    home = aml_home()
-    if options.rebuild:
-        with runs.History(home) as history:
-            screen.remark(f"aml: the index holds {history.rebuild()} runs")
-    findings = retention.check(home)
-    if options.json:
-        screen.json([finding.as_dict() for finding in findings])
-    elif not findings:
-        screen.remark("aml: no damage found")
-    else:
-        for finding in findings:
-            screen.path(f"{finding.code}: {finding.path}")
-            for text in filter(None, (finding.message, finding.hint)):
-                screen.path(f"    {text}")
-    return DAMAGED if findings else 0

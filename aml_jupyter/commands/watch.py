@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from aml_jupyter.commands.screen import Screen
+    from aml_jupyter.config import Project
     from aml_jupyter.follow import Output
     from aml_jupyter.runs import Record, RunDirectory
 
@@ -26,17 +27,23 @@ if TYPE_CHECKING:
 CANCELED, TIMED_OUT, LOST = 130, 124, 125
 # seconds between two looks for a supervisor that is about to start
 LOOK = 0.01
+# the same at a run that waits in the queue
+QUEUED_LOOK = 0.25
 
 
 def find_run(reference: str) -> RunDirectory:
     """The run of a reference, looking at the project of the working folder first."""
+    return runs.find(reference, aml_home(), here())
+
+
+def here() -> Project | None:
+    """The project of the working folder; None where that is gone or broken, which its runs are not."""
     from aml_jupyter.config import find_project
 
     try:
-        project = find_project()
-    except (FileNotFoundError, ConfigError):  # the folder is gone or broken; its runs are neither
-        project = None
-    return runs.find(reference, aml_home(), project)
+        return find_project()
+    except (FileNotFoundError, ConfigError):
+        return None
 
 
 def exit_status(record: Record) -> int:
@@ -87,7 +94,12 @@ def follow_to_end(
 
     `secrets` are what the submitter still holds, should the run need another supervisor.
     """
-    told = tell_warnings(experiment.rewritten(directory), screen)
+    begun = experiment.rewritten(directory)
+    if begun.kind == experiment.SWEEP:
+        from aml_jupyter.commands import sweep
+
+        return sweep.follow_to_end(directory, screen, quiet=quiet, secrets=secrets)
+    told = tell_warnings(begun, screen)
     follower = Follower(directory)
     lost = experiment.Lost(secrets)
     interrupts = 0
@@ -118,7 +130,10 @@ def ending_of(directory: RunDirectory, follower: Follower, lost: experiment.Lost
         if follower.status in TERMINAL:
             return experiment.wait(directory)
         record = runs.read_record(directory)
-        if not record.ended:
+        if record.status == "Queued":
+            experiment.resume(directory)
+            time.sleep(QUEUED_LOOK)
+        elif not record.ended:
             lost.resume(directory, record)
             time.sleep(LOOK)
     except RunNotFound:
@@ -167,6 +182,10 @@ def do_logs(options: Namespace, screen: Screen) -> int:
     directory = find_run(options.run)
     if options.control:
         return _print_file(directory.control_log, screen)
+    if runs.load_record(directory).kind == experiment.SWEEP:
+        run_id = directory.run_id
+        screen.remark(f"aml: a sweep prints nothing: aml show {run_id} lists its trials, aml logs TRIAL")
+        return 0
     follower = Follower(directory, errors="replace" if screen.interactive else "surrogateescape")
     if options.tail is not None:
         follower.position = _tail_position(directory.log, options.tail)

@@ -10,7 +10,15 @@ import time
 from aml_jupyter.confined import MissingFile, Root, open_regular, read_bounded
 from aml_jupyter.errors import AmlError
 from aml_jupyter.frozen import Value
-from aml_jupyter.runs.directory import LARGEST, RunDirectory, all_directories, entered, project_folders
+from aml_jupyter.runs.directory import (
+    LARGEST,
+    RunDirectory,
+    all_directories,
+    at,
+    entered,
+    project_folders,
+    trash_of,
+)
 from aml_jupyter.runs.evidence import read_labels
 from aml_jupyter.runs.groups import group_files, read_group
 from aml_jupyter.runs.record import load_record
@@ -238,7 +246,7 @@ def _check_ids(home: str, directories: dict[str, RunDirectory]) -> Iterator[Find
     for run_id in names:
         path = f"{home}/ids/{run_id}"
         if run_id not in directories:
-            if _age(path) > BEING_MADE:
+            if _age(path) > BEING_MADE and at(trash_of(home), run_id) is None:
                 message = "there is no run of this id"
                 yield Finding(
                     code="id.orphan", path=path, message=message, hint="Remove the file.", run_id=run_id
@@ -250,7 +258,7 @@ def _check_ids(home: str, directories: dict[str, RunDirectory]) -> Iterator[Find
 
 
 def _check_leftovers(home: str) -> Iterator[Finding]:
-    for folder in project_folders(home):
+    for folder in project_folders(home) + project_folders(trash_of(home)):
         for name in sorted(os.listdir(folder)):
             if name.startswith(".removing-"):
                 yield Finding(
@@ -280,13 +288,18 @@ def _check_unclaimed(home: str, directories: dict[str, RunDirectory]) -> Iterato
     except FileNotFoundError:
         return
     for name in names:
-        if name not in directories and name[:-5] not in directories:
+        if name not in directories and name[:-5] not in directories and not _in_trash(home, name):
             yield Finding(
                 code="artifact.orphan",
                 path=f"{home}/artifacts/ExperimentRun/{name}",
                 message="these artifacts belong to no run",
                 hint="Remove the folder when you do not need them.",
             )
+
+
+def _in_trash(home: str, name: str) -> bool:
+    """Whether artifacts are those of a run in the trash, whose move was killed before they followed it."""
+    return any(at(trash_of(home), run_id) is not None for run_id in (name, name[:-5]))
 
 
 def _check_index(history: History, directories: dict[str, RunDirectory]) -> list[Finding]:

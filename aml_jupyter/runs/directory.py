@@ -277,6 +277,11 @@ def enter(directory: RunDirectory) -> None:
     write_atomic(f"{directory.home}/ids/{directory.run_id}", os.fsencode(where + "\n"), sync=False)
 
 
+def trash_of(home: str) -> str:
+    """The home of the runs that were removed and can be brought back."""
+    return home + "/trash"
+
+
 def all_directories(home: str) -> list[RunDirectory]:
     """Every run directory of a home, whether its record is whole or not, in no order."""
     found = []

@@ -11,7 +11,7 @@ from aml_jupyter.confined import MissingFile, make_root, read_bounded, write_ato
 from aml_jupyter.errors import ConfinedError, HistoryError
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import FORMAT, check_format
-from aml_jupyter.runs.directory import at, unlink_quietly, with_reserve
+from aml_jupyter.runs.directory import at, trash_of, unlink_quietly, with_reserve
 from aml_jupyter.sealed import seal, unseal
 
 TYPE_CHECKING = False
@@ -84,7 +84,7 @@ def group_files(home: str) -> Iterator[tuple[str, str]]:
 
 
 def drop_groups(home: str, *, dry_run: bool = False) -> int:
-    """Remove the files of groups of which no run is left; how many there were.
+    """Remove the files of groups of which no run is left, not even in the trash; how many there were.
 
     A group whose file is damaged stays: `aml check` tells of it.
     """
@@ -94,7 +94,7 @@ def drop_groups(home: str, *, dry_run: bool = False) -> int:
             group = read_group(home, experiment_id)
         except HistoryError:
             continue
-        if group is not None and not group.directories(home):
+        if group is not None and not group.directories(home) and not group.directories(trash_of(home)):
             count += 1
             if not dry_run:
                 unlink_quietly(path)

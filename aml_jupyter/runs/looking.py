@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from aml_jupyter.errors import AmlError, RunNotFound
-from aml_jupyter.runs.directory import RunDirectory, at
+from aml_jupyter.runs.directory import RunDirectory, at, trash_of
 from aml_jupyter.runs.evidence import read_record
 from aml_jupyter.runs.rows import row_of
 from aml_jupyter.runs.schema import Look
@@ -27,8 +27,9 @@ def look_at(home: str, run_id: str) -> Look:
     """A run as it is now, by its id."""
     directory = at(home, run_id)
     if directory is None:
-        # one that is being made keeps its mark; one that was removed has no id any more
-        return Look(run_id=run_id, settled=not os.path.lexists(f"{home}/ids/{run_id}"))
+        # one that is being made keeps its mark; one that was removed has no id any more, or is in the trash
+        gone = not os.path.lexists(f"{home}/ids/{run_id}") or at(trash_of(home), run_id) is not None
+        return Look(run_id=run_id, settled=gone)
     return look(directory)
 
 
@@ -51,6 +52,7 @@ def look(directory: RunDirectory) -> Look:
         stamp=stamp if record.ended else "",
         row=row_of(directory, record),
         more=_more(record),
+        uses=_uses(record),
         settled=record.ended,
     )
 
@@ -58,6 +60,15 @@ def look(directory: RunDirectory) -> Look:
 def _more(record: Record) -> dict[str, Any]:
     found = {name: getattr(record, name) for name in _MORE}
     return {**found, "project_name": record.project, "pinned": int(record.pinned)}
+
+
+def _uses(record: Record) -> tuple[tuple[str, str], ...]:
+    found = [
+        (str(one["uuid"]), "input") for one in record.inputs if isinstance(one, dict) and one.get("uuid")
+    ]
+    if original := record.properties.get("rerun_of_uuid"):
+        found.append((str(original), "rerun"))
+    return tuple(dict.fromkeys(found))
 
 
 def _damaged(directory: RunDirectory, stamp: str) -> Look:

@@ -11,10 +11,11 @@ from aml_jupyter.errors import AmlError, RunNotFound
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.locks import exclusive
+from aml_jupyter.runs import trash
 from aml_jupyter.runs.damage import BEING_MADE, Finding
-from aml_jupyter.runs.directory import RunDirectory, project_folders
+from aml_jupyter.runs.directory import RunDirectory, project_folders, trash_of
 from aml_jupyter.runs.groups import drop_groups
-from aml_jupyter.runs.removal import REMOVING, drop_id, finish_removal, left_of
+from aml_jupyter.runs.removal import REMOVING, artifacts_of, drop_id, finish_removal, left_of
 from aml_jupyter.snapshot import Store
 
 TYPE_CHECKING = False
@@ -28,12 +29,17 @@ if TYPE_CHECKING:
 WORKING_COPY_AGE = 7 * 86400
 
 
+# removed runs stay in the trash this long unless a setting says otherwise; seconds
+TRASH_AGE = 30 * 86400
+
 # environments and locks that nothing asks for stay this long, in case something does again; seconds
 ENVIRONMENT_AGE = 30 * 86400
 
 
 class Freed(Value):
     """What a collection removed, or would remove: bytes on disk, those in the snapshot store, counts.
+
+    `runs` are the ids of those that were removed for good.
 
     `environments` are the paths of folders, locks and caches of environments.
     """
@@ -43,12 +49,25 @@ class Freed(Value):
     working_copies: int = 0
     half_made: int = 0
     leftovers: int = 0
+    runs: tuple[str, ...] = ()
     environments: tuple[str, ...] = ()
 
 
-def collect_garbage(home: str, *, dry_run: bool = False) -> Freed:
+def remove_now(directory: RunDirectory) -> None:
+    """Remove a run for good, from the history or from the trash; its snapshot goes with the next collection.
+
+    Raises HistoryError `run.alive`, RunNotFound `run.missing`.
+    """
+    if directory.home.endswith(trash_of("")):
+        trash.remove_for_good(directory)
+    else:
+        runs.remove(directory)
+
+
+def collect_garbage(home: str, *, dry_run: bool = False, trash_age: float = TRASH_AGE) -> Freed:
     """Remove snapshots no run refers to, old working copies, half-made runs and leftovers of killed writers.
 
+    Runs that have been in the trash for `trash_age` seconds go for good.
     Environments on this computer go too, with their locks, when no run and no project asks for them.
 
     Nothing of a run that goes on, of a pinned run or of a submit in progress is touched.  Raises HistoryError
@@ -57,30 +76,38 @@ def collect_garbage(home: str, *, dry_run: bool = False) -> Freed:
     if not os.path.isdir(home):
         return Freed()
     with exclusive(home + "/gc.lock"):
-        return _collect(home, dry_run)
+        return _collect(home, dry_run, trash_age)
 
 
-def _collect(home: str, dry_run: bool) -> Freed:
+def _collect(home: str, dry_run: bool, trash_age: float) -> Freed:
+    # before and after the others: a run may be moved in either direction meanwhile
+    in_trash = list(_known(trash.trashed(home)))
     directories = runs.all_directories(home)
     # before the records are read: what is submitted meanwhile is in neither list, and its snapshot is young
     unrecorded = [one for one in directories if not os.path.lexists(one.run_json)]
     half_made = [one for one in unrecorded if _old(one.path, BEING_MADE)]
     records = list(_records(directories))
-    referenced = {record.snapshot_id for _, record in records} | set(_being_made(unrecorded))
+    expired, kept = _sorted_trash(home, trash_age)
+    records += [*_known(kept), *(pair for pair in in_trash if pair[0] not in expired)]
+    referenced = {record.snapshot_id for _, record in records} | set(_being_made([*unrecorded, *kept]))
     copies = [one for one, record in records if _is_old_copy(one, record)]
     half_removed, orphans = list(_half_removed(home)), list(_orphan_ids(home, directories))
     leftovers, runtimes = list(_temporary(home)), list(_old_runtimes(home, records, half_made))
     folders = [one.work for one in copies] + [one.path for one in half_made]
     folders += [folder for one in half_removed for folder in left_of(one)]
     environments = list(_old_environments(home, records))
+    folders += [folder for one in expired for folder in places_of(one)]
     freed = sum(map(_size, folders + leftovers + runtimes + environments))
+    emptied = [one.run_id for one in expired]
     if not dry_run:
+        emptied = _empty(expired)
+        trash.settle(home)
         for one in copies:
             remove_tree(one.work)
         for one in half_made:
             runs.discard(one)
         for one in half_removed:
-            finish_removal(one)
+            (trash.finish_trashed if one.home != home else finish_removal)(one)
         for run_id in orphans:
             drop_id(home, run_id)
         for path in leftovers:
@@ -95,6 +122,7 @@ def _collect(home: str, dry_run: bool) -> Freed:
         snapshot_bytes=snapshots,
         working_copies=len(copies),
         half_made=len(half_made),
+        runs=tuple(emptied),
         leftovers=len(leftovers) + len(runtimes) + len(half_removed) + len(orphans) + groups,
         environments=tuple(environments),
     )
@@ -137,6 +165,47 @@ def _records(directories: list[RunDirectory]) -> Iterator[tuple[RunDirectory, Re
             continue
 
 
+def _sorted_trash(home: str, age: float) -> tuple[list[RunDirectory], list[RunDirectory]]:
+    """The runs in the trash that have been there for longer than an age, and the others."""
+    expired: list[RunDirectory] = []
+    kept: list[RunDirectory] = []
+    for one in sorted(trash.trashed(home), key=lambda one: one.run_id):
+        try:
+            (expired if _age(trash.moved(one).seconds) > age else kept).append(one)
+        except RunNotFound:  # brought back at this moment: its snapshot is still asked for
+            kept.append(one)
+    return expired, kept
+
+
+def _empty(expired: list[RunDirectory]) -> list[str]:
+    """Remove runs in the trash for good; the ids of those that were still there."""
+    gone = []
+    for one in expired:
+        try:
+            remove_now(one)
+        except RunNotFound:  # brought back at this moment
+            continue
+        gone.append(one.run_id)
+    return gone
+
+
+def _known(directories: list[RunDirectory]) -> Iterator[tuple[RunDirectory, Record]]:
+    """The records of runs in the trash; a damaged one, which may be why it was removed, holds nothing up."""
+    for one in directories:
+        try:
+            yield from _records([one])
+        except AmlError:
+            continue
+
+
+def places_of(directory: RunDirectory) -> list[str]:
+    """Where the files of a run lie: its directory and its artifacts, here or on their way into the trash."""
+    prefix = artifacts_of(directory)
+    homes = {directory.home, directory.home.removesuffix(trash_of(""))}
+    folders = [f"{home}/artifacts/{prefix}" for home in sorted(homes)]
+    return [directory.path, *filter(os.path.isdir, folders)]
+
+
 def _being_made(directories: list[RunDirectory]) -> Iterator[str]:
     """The snapshots of runs that have no record yet."""
     import json
@@ -161,7 +230,7 @@ def _is_old_copy(one: RunDirectory, record: Record) -> bool:
 
 
 def _half_removed(home: str) -> Iterator[RunDirectory]:
-    for folder in project_folders(home):
+    for folder in project_folders(home) + project_folders(trash_of(home)):
         for name in sorted(os.listdir(folder)):
             # renaming a folder changes its status, not its content's time: one that is young is being removed
             if name.startswith(REMOVING) and _age(os.lstat(f"{folder}/{name}").st_ctime) > BEING_MADE:
@@ -170,10 +239,10 @@ def _half_removed(home: str) -> Iterator[RunDirectory]:
 
 def _orphan_ids(home: str, directories: list[RunDirectory]) -> Iterator[str]:
     """Entries among the ids of which there is no run, nor one that is being made or removed."""
-    there = {one.run_id for one in directories}
+    there = {one.run_id for one in [*directories, *trash.trashed(home)]}
     there |= {
         name[len(REMOVING) :]
-        for folder in project_folders(home)
+        for folder in project_folders(home) + project_folders(trash_of(home))
         for name in os.listdir(folder)
         if name.startswith(REMOVING)
     }
@@ -199,7 +268,7 @@ def _temporary(home: str) -> Iterator[str]:
 
 def _is_ours(folder: Entry) -> bool:
     """Not a working copy, whose names are the user's, nor the snapshot store, which sweeps itself."""
-    parts = folder.path.split("/")
+    parts = folder.path.removeprefix("trash/").split("/")
     return folder.path != "snapshots" and not (parts[0] == "runs" and len(parts) == 6 and parts[5] == "work")
 
 
@@ -207,6 +276,8 @@ def _listed(home: str, path: str, kept: dict[str, set[str]]) -> set[str]:
     """The stored files of the run that a path below the artifacts belongs to: scripts use any name."""
     from aml_jupyter import artifacts
 
+    if path.startswith("trash/"):
+        return _listed(trash_of(home), path.removeprefix("trash/"), kept)
     parts = path.split("/")
     if parts[0] != "artifacts" or len(parts) < 3:
         return set()
