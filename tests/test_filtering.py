@@ -190,7 +190,7 @@ def test_a_mistake_is_told_with_its_column_and_what_to_write(
     with pytest.raises(UsageError) as told:
         parse(where)
     error = told.value
-    assert error.code == "history.filter"
+    assert error.code == "run.filter"
     first, line, mark = error.message.split("\n")
     assert f"column {column}:" in first
     assert what in first

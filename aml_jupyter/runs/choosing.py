@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # how far the runs of a condition are counted, first and at most; what a look-up costs beside a step in order
 SHORT, LONG, LOOKUP = 500, 20_000, 2
+# counts that are kept
+REMEMBERED = 1000
 # the share of runs that a condition is thought to mean where nothing can be counted
 SHARE = 0.5
 _COLUMNS = {**schema.SORTED, "project": "project_name"}
@@ -39,11 +41,12 @@ class Clause(Value):
 
 
 class Stretch(Value):
-    """Where an index has all runs that a condition means: a table with the column of the run, a condition."""
+    """Where an index has all runs that a condition means: a table with the column of the run, a clause."""
 
     table: str
     run: str
     where: Clause
+    condition: Condition
 
 
 class Order(Value):
@@ -84,32 +87,40 @@ class Choice:
         parts = self.filter.parts if self.filter.word == "AND" else ()
         return tuple(part for part in parts if isinstance(part, Condition))
 
-    def where(self, more: str = "", values: Sequence[object] = ()) -> tuple[str, list[object]]:
-        """The condition, with another one before it, and its values; with a filter `runs` is called `r`."""
-        clause = _clause(self.filter)
+    def where(
+        self, more: str = "", values: Sequence[object] = (), stretch: Stretch | None = None
+    ) -> tuple[str, list[object]]:
+        """The condition, with another one before it, and its values; with a filter `runs` is called `r`.
+
+        What a stretch is for is not asked again.
+        """
+        found, run = self.filter, stretch.run if stretch else "r.id"
+        if stretch and found.word == "AND":
+            found = found.replace(parts=tuple(part for part in found.parts if part is not stretch.condition))
+        clause = _clause(found, run)
         parts = [part for part in (more, *self.parts, clause.sql) if part]
         return (" WHERE " + " AND ".join(parts) if parts else ""), [*values, *self.values, *clause.values]
 
 
-def _clause(part: Group | Condition) -> Clause:
-    """A filter as a condition on a row `r` of `runs`."""
+def _clause(part: Group | Condition, run: str) -> Clause:
+    """A filter as a condition on a row `r` of `runs`, whose number is also in `run`."""
     if isinstance(part, Condition):
-        return _of_run(part)
-    clauses = [_clause(one) for one in part.parts]
+        return _of_run(part, run)
+    clauses = [_clause(one, run) for one in part.parts]
     if not clauses:
         return Clause(sql="")
     sql = f" {part.word} ".join(one.sql for one in clauses)
     return Clause(sql=f"({sql})", values=tuple(value for one in clauses for value in one.values))
 
 
-def _of_run(condition: Condition) -> Clause:
+def _of_run(condition: Condition, run: str) -> Clause:
     if condition.entity == ATTRIBUTE:
         return _of_attribute(condition)
     key = (storable(condition.key),)
     compared = _of_value(condition)
     having = f" AND {compared.sql}" if compared.sql else ""
     no = "NOT " if condition.operator == "NULL" and not condition.denied else ""
-    sql = f"{no}EXISTS (SELECT 1 FROM {condition.entity} WHERE run = r.id AND key = ?{having})"
+    sql = f"{no}EXISTS (SELECT 1 FROM {condition.entity} WHERE run = {run} AND key = ?{having})"
     return Clause(sql=sql, values=(*key, *compared.values))
 
 
@@ -210,7 +221,9 @@ def stretch_of(condition: Condition) -> Stretch | None:
         return None
     if condition.entity == ATTRIBUTE:
         found = condition.key in _INDEXED and condition.operator in ("=", "IN")
-        return Stretch(table="runs r", run="r.id", where=_of_attribute(condition)) if found else None
+        if not found:
+            return None
+        return Stretch(table="runs r", run="r.id", where=_of_attribute(condition), condition=condition)
     if condition.operator in ("!=", "ILIKE") or (condition.operator == "NULL" and not condition.denied):
         return None
     compared = _of_value(condition)
@@ -222,38 +235,64 @@ def stretch_of(condition: Condition) -> Stretch | None:
         sql="c.key = ?" + (f" AND c.{compared.sql}" if compared.sql else ""),
         values=(storable(condition.key), *compared.values),
     )
-    return Stretch(table=f"{condition.entity} c", run="c.run", where=where)
+    return Stretch(table=f"{condition.entity} c", run="c.run", where=where, condition=condition)
 
 
-def shortest(chosen: Choice, ask: Ask, limit: int) -> Stretch | None:
-    """The stretch to begin with; None to go through the runs in order."""
+class Counts:
+    """How many runs the conditions of earlier questions meant: what a choice of the way rests on."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._known: dict[tuple[object, ...], int] = {}
+        self.whole = int(ask("SELECT max(id) FROM runs", ())[0][0] or 0)
+
+    @property
+    def stale(self) -> bool:
+        """Whether there are many more runs than there were, or too much is remembered."""
+        now = int(self._ask("SELECT max(id) FROM runs", ())[0][0] or 0)
+        return not self.whole <= now <= self.whole * 1.2 + 100 or len(self._known) > REMEMBERED
+
+    def of(self, stretches: Sequence[Stretch]) -> list[int]:
+        """Of each how many, as far as is counted; the long ones only when there is no short one."""
+        counts = [self._count(one, SHORT) for one in stretches]
+        return counts if min(counts) < SHORT else [self._count(one, LONG) for one in stretches]
+
+    def _count(self, stretch: Stretch, most: int) -> int:
+        where = stretch.where
+        key = (stretch.table, where.sql, where.values, most)
+        if key not in self._known:
+            sql = f"SELECT count(*) FROM (SELECT 1 FROM {stretch.table} WHERE {where.sql} LIMIT {most})"
+            self._known[key] = int(self._ask(sql, where.values)[0][0])
+        return self._known[key]
+
+
+def shortest(chosen: Choice, counts: Counts, limit: int, metric: str | None = None) -> Stretch | None:
+    """The stretch to begin with; None to go through the runs in order, by a metric where one is given."""
     found = [stretch for one in chosen.conditions if (stretch := stretch_of(one)) is not None]
     if not found:
         return None
-    counts: list[int] = []
-    for most in (SHORT, LONG):
-        counts = [_count(one, ask, most) for one in found]
-        if min(counts) < most:
-            break
-    whole = int(ask("SELECT max(id) FROM runs", ())[0][0] or 0)
-    share = SHARE ** (len(chosen.filter.parts) - len(found))
-    for count in counts:
-        share *= min(1.0, max(1, count) / max(1, whole))
-    in_order = whole if limit < 0 else min(whole, limit / share)
-    least = min(counts)
-    return found[counts.index(least)] if least * LOOKUP < in_order else None
+    known = counts.of(found)
+    whole, share = max(1, counts.whole), SHARE ** (len(chosen.filter.parts) - len(found))
+    steps = whole
+    for stretch, count in zip(found, known, strict=True):
+        if metric is not None and is_bound(stretch.condition, metric):
+            steps = min(steps, count)  # the order goes through these alone
+        else:
+            share *= min(1.0, max(1, count) / whole)
+    in_order = steps if limit < 0 else min(steps, limit / share)
+    least = min(known)
+    return found[known.index(least)] if least * LOOKUP < in_order else None
 
 
-def _count(stretch: Stretch, ask: Ask, most: int) -> int:
-    where = stretch.where
-    sql = f"SELECT count(*) FROM (SELECT 1 FROM {stretch.table} WHERE {where.sql} LIMIT {most})"
-    return int(ask(sql, where.values)[0][0])
+def is_bound(condition: Condition, metric: str) -> bool:
+    """Whether a condition is a stretch of the metric that orders."""
+    ordered = condition.operator in ("=", "<", "<=", ">", ">=")
+    return condition.entity == METRIC and condition.key == metric and ordered
 
 
 def bounds(chosen: Choice, metric: str) -> list[Clause]:
     """What the filter asks of the metric that orders, as conditions on a row `m` of `metrics`."""
-    found = (one for one in chosen.conditions if one.entity == METRIC and one.key == metric)
-    clauses = (_of_value(one) for one in found if one.operator in ("=", "<", "<=", ">", ">="))
+    clauses = (_of_value(one) for one in chosen.conditions if is_bound(one, metric))
     return [Clause(sql=f"m.{one.sql}", values=one.values) for one in clauses]
 
 

@@ -116,9 +116,9 @@ class _Token(Value):
 
 
 def parse(text: str) -> Group:
-    """The tree of a filter; an empty one has no conditions.  Raises UsageError `history.filter`."""
+    """The tree of a filter; an empty one has no conditions.  Raises UsageError `run.filter`."""
     if len(text) > LONGEST:
-        raise UsageError(f"a filter has at most {LONGEST} characters, not {len(text)}", code="history.filter")
+        raise UsageError(f"a filter has at most {LONGEST} characters, not {len(text)}", code="run.filter")
     return _Parser(text).whole()
 
 
@@ -133,6 +133,17 @@ def name_of(text: str) -> tuple[str, str]:
         return "", text
     key = _bare(rest if dot else head)
     return entity, ALIASES.get(key, key) if entity == ATTRIBUTE else key
+
+
+def is_text_operator(word: str) -> bool:
+    """Whether a text stands behind a word."""
+    return word.upper() in ("=", "!=", "LIKE", "ILIKE")
+
+
+def is_value(word: str) -> bool:
+    """Whether a word is a value as it stands: a number, a quoted text, a truth."""
+    found = _TOKEN.fullmatch(word)
+    return bool(found and found.lastgroup in ("number", "text")) or word.upper() in ("TRUE", "FALSE")
 
 
 def _bare(text: str) -> str:
@@ -496,7 +507,7 @@ def wrong(text: str, column: int, what: str, fix: str) -> UsageError:
     lead = "…" if start else ""
     mark = " " * (len(lead) + len(before)) + "^"
     message = f"the filter is wrong at column {column}: {what}\n    {lead}{before}{after}\n    {mark}"
-    return UsageError(message, code="history.filter", hint=fix)
+    return UsageError(message, code="run.filter", hint=fix)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -84,6 +84,7 @@ class History:
         self._identity: tuple[int, int] | None = None
         self._in_memory = False
         self._decoded: dict[str, tuple[Row, bool]] = {}
+        self._counts: choosing.Counts | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -95,12 +96,13 @@ class History:
         """Let go of the index; the next question opens it again."""
         if self._db is not None:
             self._db.close()
-        self._db = self._identity = None
+        self._db = self._identity = self._counts = None
         self._in_memory = False
 
     def forget(self) -> None:
-        """Decode rows anew from now on."""
+        """Decode rows and count the runs of conditions anew from now on."""
         self._decoded.clear()
+        self._counts = None
 
     # -- questions
 
@@ -133,7 +135,8 @@ class History:
         """How many runs there are, or how many a filter means."""
         chosen = Choice(project, None, hidden, where)
         self.refresh()
-        table, condition, values = self._way(chosen, -1)
+        stretch = choosing.shortest(chosen, self._count(), -1) if chosen.conditions else None
+        table, condition, values = _way(chosen, stretch)
         return int(self._ask(f"SELECT count(*) FROM {table}{condition}", values)[0][0])
 
     # -- steps of one question, which refreshes before the first
@@ -164,6 +167,25 @@ class History:
         where, values = Choice(None, None, True).where("run_id >= ? AND run_id < ?", [prefix, prefix + _LAST])
         return self._found(where, "ORDER BY created DESC LIMIT 100", values)
 
+    def users(self, uuid: str) -> list[tuple[str, RunDirectory]]:
+        """The runs that were made from the run of a UUID, newest first, each with `input` or `rerun`."""
+        self.refresh()
+        sql = (
+            "SELECT u.kind, r.path FROM uses u CROSS JOIN runs r ON r.id = u.run WHERE u.target = ?"
+            " ORDER BY r.created DESC LIMIT 1000"
+        )
+        return [(kind, RunDirectory(f"{self.home}/{path}")) for kind, path in self._ask(sql, [uuid])]
+
+    def completed(self, snapshot_id: str, within: str) -> list[RunDirectory]:
+        """The runs of a project that completed with a snapshot, newest first."""
+        self.refresh()
+        sql = (
+            "SELECT path FROM runs WHERE snapshot_id = ? AND project = ? AND status = 'Completed'"
+            " ORDER BY created DESC LIMIT 1000"
+        )
+        found = self._ask(sql, [snapshot_id, within])
+        return [RunDirectory(f"{self.home}/{path}") for (path,) in found]
+
     def recent_words(self, within: str | None = None) -> list[str]:
         """Ids and names of the newest runs: what a mistyped reference may have meant."""
         where, values = Choice(within, None, True).where()
@@ -184,41 +206,25 @@ class History:
             return self._ordered_here(orders, chosen, limit)
         wanted = [one for one in known if one is not None]
         first = wanted[0] if len(wanted) == 1 else None
-        if first and first.entity == "metrics" and not self._begins_short(chosen, limit):
-            return self._by_metric(first.key, "DESC" if first.descending else "ASC", chosen, limit)
-        table, where, values = self._way(chosen, limit)
-        if first and first.key in schema.SORTED:
-            order, more = _by_column(first.key, "DESC" if first.descending else "ASC"), list[object]()
-        else:
-            terms = [choosing.terms(one) for one in wanted]
-            order = ", ".join([*(one.sql for one in terms), "r.created DESC, r.id DESC"])
-            more = [value for one in terms for value in one.values]
-        # what is sorted are numbers of runs; their texts are fetched afterwards
-        found = self._ask(
-            f"SELECT r.id FROM {table}{where} ORDER BY {order} LIMIT ?", [*values, *more, limit]
-        )
-        return self._texts([run for (run,) in found])
+        metric = first.key if first and first.entity == "metrics" else None
+        stretch = choosing.shortest(chosen, self._count(), limit, metric) if chosen.conditions else None
+        if first and metric is not None and stretch is None:
+            return self._by_metric(metric, "DESC" if first.descending else "ASC", chosen, limit)
+        order, more = _order(wanted)
+        table, where, values = _way(chosen, stretch)
+        rest = f"FROM {table}{where} ORDER BY {order} LIMIT ?"
+        if stretch is None:
+            return self._rows(f"SELECT row, crc {rest}", [*values, *more, limit])
+        # what is sorted are numbers of runs; their texts are fetched afterwards, in the order that was found
+        numbers = f"(SELECT r.id AS run {rest})"
+        sql = f"SELECT t.row, t.crc FROM {numbers} AS o CROSS JOIN runs t ON t.id = o.run"
+        return self._rows(sql, [*values, *more, limit])
 
-    def _way(self, chosen: Choice, limit: int) -> tuple[str, str, list[object]]:
-        """Tables, conditions and values that give the runs `r`, by the way that looks shorter."""
-        stretch = choosing.shortest(chosen, self._ask, limit)
-        if stretch is None or stretch.table == "runs r":
-            return "runs r", *chosen.where()
-        where, values = chosen.where(stretch.where.sql, stretch.where.values)
-        return f"{stretch.table} CROSS JOIN runs r ON r.id = {stretch.run}", where, values
-
-    def _begins_short(self, chosen: Choice, limit: int) -> bool:
-        return choosing.shortest(chosen, self._ask, limit) is not None
-
-    def _texts(self, numbers: list[int]) -> list[Row]:
-        found: list[Row] = []
-        for start in range(0, len(numbers), BATCH // 2):
-            part = numbers[start : start + BATCH // 2]
-            marks = ", ".join("?" * len(part))
-            order = " ".join(f"WHEN {run} THEN {at}" for at, run in enumerate(part))
-            sql = f"SELECT row, crc FROM runs WHERE id IN ({marks}) ORDER BY CASE id {order} END"
-            found += self._rows(sql, part) if part else []
-        return found
+    def _count(self) -> choosing.Counts:
+        # what may have changed since is no matter: every way gives the same
+        if self._counts is None or self._counts.stale:
+            self._counts = choosing.Counts(self._ask)
+        return self._counts
 
     def _ordered_here(self, orders: list[str], chosen: Choice, limit: int) -> list[Row]:
         """Rarely asked, and of any kind."""
@@ -266,18 +272,22 @@ class History:
         )
 
     def _rows(self, sql: str, values: Sequence[object]) -> list[Row]:
+        texts = self._ask(sql, values)
+        try:
+            return self._decode(texts)
+        except (ValueError, KeyError, TypeError):  # bits of the file have changed
+            self._renew("a row does not fit its checksum")
+            return self._rows(sql, values)
+
+    def _decode(self, texts: Iterable[tuple[Any, ...]]) -> list[Row]:
         known = self._decoded
         if len(known) > REMEMBERED:
             known.clear()
         rows = []
-        for text, crc in self._ask(sql, values):
+        for text, crc in texts:
             found = known.get(text)
             if found is None:
-                try:
-                    row = decode(text, crc)
-                except (ValueError, KeyError, TypeError):  # bits of the file have changed
-                    self._renew("a row does not fit its checksum")
-                    return self._rows(sql, values)
+                row = decode(text, crc)
                 found = known[text] = (row, is_flat(row))
             row, flat = found
             rows.append(copy_of(row) if flat else decode(text, crc))
@@ -522,6 +532,25 @@ class History:
 
 
 _LAST = "\U0010ffff"
+
+
+def _way(chosen: Choice, stretch: choosing.Stretch | None) -> tuple[str, str, list[object]]:
+    """Tables, conditions and values that give the runs `r`, from a stretch on where there is one."""
+    if stretch is None or stretch.table == "runs r":
+        return "runs r", *chosen.where()
+    where, values = chosen.where(stretch.where.sql, stretch.where.values, stretch)
+    return f"{stretch.table} CROSS JOIN runs r ON r.id = {stretch.run}", where, values
+
+
+def _order(wanted: Sequence[choosing.Order]) -> tuple[str, list[object]]:
+    """The terms of ORDER BY and their values."""
+    first = wanted[0] if len(wanted) == 1 else None
+    if not wanted or (first and first.entity == "attributes" and first.key in schema.SORTED):
+        key = first.key if first else "created_utc"
+        return _by_column(key, "DESC" if first is None or first.descending else "ASC"), []
+    terms = [choosing.terms(one) for one in wanted]
+    found = [value for one in terms for value in one.values]
+    return ", ".join([*(one.sql for one in terms), "r.created DESC, r.id DESC"]), found
 
 
 def _by_column(key: str, way: str) -> str:

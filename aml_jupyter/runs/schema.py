@@ -38,6 +38,9 @@ _TABLES = (
     " number REAL, PRIMARY KEY (run, key))" + _NO_ROWID,
     "CREATE TABLE tags (run INTEGER NOT NULL REFERENCES runs (id), key TEXT NOT NULL, value TEXT NOT NULL,"
     " number REAL, PRIMARY KEY (run, key))" + _NO_ROWID,
+    # which runs were made from a run: `target` is its UUID, `kind` is input or rerun
+    "CREATE TABLE uses (target TEXT NOT NULL, kind TEXT NOT NULL, run INTEGER NOT NULL REFERENCES runs (id),"
+    " PRIMARY KEY (target, kind, run))" + _NO_ROWID,
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)" + _STRICT,
 )
 _INDEXES = (
@@ -47,6 +50,8 @@ _INDEXES = (
     "CREATE INDEX runs_name ON runs (name) WHERE name IS NOT NULL",
     "CREATE INDEX runs_cell ON runs (cell_id, created) WHERE cell_id IS NOT NULL",
     "CREATE INDEX runs_parent ON runs (parent_run_id, created) WHERE parent_run_id IS NOT NULL",
+    "CREATE INDEX runs_snapshot ON runs (snapshot_id, created) WHERE snapshot_id <> ''",
+    "CREATE INDEX uses_run ON uses (run)",
     "CREATE INDEX metrics_value ON metrics (key, value, run)",
     "CREATE INDEX params_value ON params (key, value, run)",
     "CREATE INDEX tags_value ON tags (key, value, run)",
@@ -90,6 +95,8 @@ class Look(Value):
     row: Row | None = None
     # what a filter may ask for and a row does not hold
     more: Mapping[str, Any] = {}
+    # UUIDs of runs that it was made from, each with `input` or `rerun`
+    uses: tuple[tuple[str, str], ...] = ()
     settled: bool = False
 
 
@@ -181,16 +188,16 @@ def put(db: sqlite3.Connection, looks: Iterable[Look]) -> None:
     for look in looks:
         old = db.execute("SELECT id FROM runs WHERE run_id = ?", [look.run_id]).fetchone()
         if old:
-            for table in _VALUES:
+            for table in (*_VALUES, "uses"):
                 db.execute(f"DELETE FROM {table} WHERE run = ?", old)
         if look.row is None:
             db.execute("DELETE FROM runs WHERE run_id = ?", [look.run_id])
         elif old:
             assignments = ", ".join(f"{name} = ?" for name in _COLUMNS)
             db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", [*values_of(look), old[0]])
-            _put_values(db, old[0], look.row)
+            _put_values(db, old[0], look)
         else:
-            _put_values(db, _insert(db, look), look.row)
+            _put_values(db, _insert(db, look), look)
 
 
 def _insert(db: sqlite3.Connection, look: Look) -> int:
@@ -199,13 +206,17 @@ def _insert(db: sqlite3.Connection, look: Look) -> int:
     return int(db.execute(sql, values_of(look)).lastrowid or 0)
 
 
-def _put_values(db: sqlite3.Connection, run: int, row: Row) -> None:
+def _put_values(db: sqlite3.Connection, run: int, look: Look) -> None:
+    row = look.row
+    assert row is not None
     # two names that differ only in what no index can hold become one
     metrics = [(run, storable(name), value) for name, value in metric_values(row)]
     db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?)", metrics)
     for table in ("params", "tags"):
         found = [(run, storable(name), storable(text), n) for name, text, n in text_values(row, table)]
         db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", found)
+    uses = [(storable(target), kind, run) for target, kind in look.uses]
+    db.executemany("INSERT OR REPLACE INTO uses VALUES (?, ?, ?)", uses)
 
 
 def values_of(look: Look) -> list[object]:
