@@ -3,6 +3,7 @@
     %load_ext aml_jupyter                  the magics %%amlrun, %amlrun and %aml
 
     aml_jupyter.submit("local", "train.py", ["--rate", "0.1"])     start a run
+    aml_jupyter.sweep("local", "train.py", {"rate": [0.1, 0.01]})  a run for each value
     aml_jupyter.run("@last").metrics                               an earlier one
     aml_jupyter.runs(order_by="metrics.accuracy DESC")             many
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from aml_jupyter.run import Run as Run
     from aml_jupyter.run import RunSet as RunSet
+    from aml_jupyter.run import Sweep as Sweep
     from aml_jupyter.run import find as run
     from aml_jupyter.run import submit as submit
 
@@ -26,18 +28,20 @@ __version__ = "0.1.0"
 __all__ = [
     "Run",
     "RunSet",
+    "Sweep",
     "__version__",
     "load_ipython_extension",
     "run",
     "runs",
     "submit",
+    "sweep",
     "unload_ipython_extension",
 ]
 
 # name -> the module that has it
-_LATER = {"Run": "run", "RunSet": "run", "submit": "run"}
-# modules that are also functions of the same name: aml_jupyter.run(...) and aml_jupyter.runs(...)
-_CALLED = ("run", "runs")
+_LATER = {"Run": "run", "RunSet": "run", "Sweep": "run", "submit": "run"}
+# modules that are also functions of the same name: aml_jupyter.run(...), .runs(...) and .sweep(...)
+_CALLED = ("run", "runs", "sweep")
 
 
 def load_ipython_extension(shell: Any) -> None:

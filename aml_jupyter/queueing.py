@@ -458,6 +458,7 @@ def cancel(directory: RunDirectory, record: Record) -> bool:
         return True
     if not end_unstarted(directory):
         return False
+    drop(directory.home, directory.run_id)
     wake(directory.home)
     return True
 

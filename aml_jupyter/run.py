@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from aml_jupyter.card import Card
+    from aml_jupyter.experiment import Request
     from aml_jupyter.portability import Group, Verdict
     from aml_jupyter.runs import Record, RunDirectory
 
@@ -162,6 +163,59 @@ class Run:
         return bundle(self.card)
 
 
+class Sweep(Run):
+    """The run that has the trials of a sweep; iterate for them, ask for one by its number, from 1 on."""
+
+    @property
+    def trials(self) -> list[Run]:
+        """Those of the trials that were not removed, in order."""
+        from aml_jupyter import runs
+
+        found = (runs.at(self._directory.home, one.run_id) for one in self._table().trials)
+        return [Run(directory) for directory in found if directory is not None]
+
+    @property
+    def best(self) -> Run | None:
+        """The trial with the best of the sweep's metric, of those that completed; None without one."""
+        from aml_jupyter import runs
+
+        best = self._table().best
+        directory = runs.at(self._directory.home, best) if best else None
+        return Run(directory) if directory is not None else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict for each trial: number, run_id, params, status, metric, duration."""
+        rows: list[dict[str, Any]] = self._table().as_json()["trials"]
+        return rows
+
+    def _table(self) -> Any:
+        from aml_jupyter.sweep.table import Trials
+
+        return Trials(self._directory).look()
+
+    def __getitem__(self, number: Any) -> Any:
+        """A trial by its number, or a metric of the sweep by its name.  Raises IndexError, KeyError."""
+        if isinstance(number, str):
+            return self.metrics[number]
+        if not 1 <= number <= len(self):
+            raise IndexError(f"the trials of {self.id} are 1 to {len(self)}")
+        return find(self._table().trials[number - 1].run_id)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.trials)
+
+    def __len__(self) -> int:
+        return len(self._table().trials)
+
+    def __repr__(self) -> str:
+        return f"<Sweep {self.id} {self.status}, {len(self)} trials>"
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        from aml_jupyter.sweep.shown import bundle
+
+        return bundle(self._table())
+
+
 class Artifacts:
     """The artifacts of a run: iterate for their paths, ask for one by its path."""
 
@@ -275,15 +329,35 @@ def submit(
     `tolerance` is then the relative difference that their metrics may have.
     `project` is its folder, found from the working folder unless said.  `options` are fields of
     `experiment.Request`: compute, params, environment, inputs, outputs, timeout (seconds), name, tags,
-    message, workdir, from_run.  Raises AmlError for what cannot be run; nothing is left of it then.
+    message, workdir, from_run; with `queue=True` the run waits in the queue for its turn.
+    Raises AmlError for what cannot be run; nothing is left of it then.
     """
     from aml_jupyter import experiment
     from aml_jupyter.config import find_project
+
+    several = "," in target
+    compared = {"tolerance": options.pop("tolerance")} if several and "tolerance" in options else {}
+    queue = options.pop("queue", False)
+    request = _request("submit", target, script, arguments, options)
+    if queue:
+        from aml_jupyter.experiment.queued import enqueue
+
+        return Run(enqueue(request, find_project(project)))
+    if several:
+        from aml_jupyter import portability
+
+        return RunSet(portability.submit(request, find_project(project), **compared))
+    return Run(experiment.submit(request, find_project(project)))
+
+
+def _request(
+    call: str, target: str, script: str | None, arguments: Sequence[str], options: dict[str, Any]
+) -> Request:
+    """The request of a call; its `options` are fields of one, and `cell`.  Raises UsageError."""
+    from aml_jupyter import experiment
     from aml_jupyter.errors import UsageError
 
     cell = options.pop("cell", None)
-    several = "," in target
-    compared = {"tolerance": options.pop("tolerance")} if several and "tolerance" in options else {}
     if isinstance(cell, str):
         from aml_jupyter.cell import to_bytes
 
@@ -291,22 +365,17 @@ def submit(
     unknown = options.keys() - set(experiment.Request._fields)
     if unknown:
         known = ", ".join(experiment.Request._fields)
-        raise UsageError(f"submit has no option {', '.join(sorted(unknown))}", hint=f"Options: {known}")
+        raise UsageError(f"{call} has no option {', '.join(sorted(unknown))}", hint=f"Options: {known}")
     for name in ("tags", "outputs"):
         if name in options:
             options[name] = tuple(options[name])
-    request = experiment.Request(
+    return experiment.Request(
         target=target,
         script=script,
         arguments=tuple(map(str, arguments)),
         cell=cell,
         **options,
     )
-    if several:
-        from aml_jupyter import portability
-
-        return RunSet(portability.submit(request, find_project(project), **compared))
-    return Run(experiment.submit(request, find_project(project)))
 
 
 def find(reference: str = "@last", project: str | None = None) -> Run:
@@ -317,11 +386,61 @@ def find(reference: str = "@last", project: str | None = None) -> Run:
     from aml_jupyter import runs
     from aml_jupyter.config import aml_home, find_project
 
-    return Run(runs.find(reference, aml_home(), find_project(project)))
+    return run_of(runs.find(reference, aml_home(), find_project(project)))
+
+
+def run_of(directory: RunDirectory) -> Run:
+    """The run of a directory: a Sweep where it has trials."""
+    from aml_jupyter import runs
+    from aml_jupyter.experiment import SWEEP
+
+    return Sweep(directory) if runs.load_record(directory).kind == SWEEP else Run(directory)
+
+
+def sweep(  # noqa: PLR0913 - what a line of a notebook can say of a sweep
+    target: str = "local",
+    script: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    arguments: Sequence[str] = (),
+    *,
+    project: str | None = None,
+    jobs: int = 1,
+    max_trials: int | None = None,
+    random: int | None = None,
+    seed: int | None = None,
+    metric: str = "",
+    fail_fast: bool = False,
+    queue: bool = False,
+    **options: Any,
+) -> Sweep:
+    """Start a run for each combination of values of `params`, and return at once: a Sweep.
+
+    `params` is such as `{"lr": [0.1, 0.01], "depth": range(1, 5), "rate": "0.1..1.0:0.1"}`; `jobs` trials go
+    on at a time, without this process; `metric` (`accuracy`, `loss:min`) says which trial is best.
+    `options` are those of `submit`, with `cell="..."` for Python source.  Raises AmlError for what cannot be
+    run; nothing is left of it then.
+    """
+    from aml_jupyter import sweep as sweeps
+    from aml_jupyter.config import find_project
+    from aml_jupyter.sweep import axes
+
+    asked = sweeps.Asked(
+        axes=axes.of_mapping(params or {}),
+        jobs=jobs,
+        max_trials=max_trials,
+        random=random,
+        seed=seed,
+        metric=metric,
+        fail_fast=fail_fast,
+        queue=queue,
+    )
+    request = _request("sweep", target, script, arguments, options)
+    return Sweep(sweeps.submit(request, asked, find_project(project)))
 
 
 def table(
-    order_by: str | None = None,
+    where: str | None = None,
+    order_by: str | Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     limit: int = 50,
     *,
@@ -331,8 +450,9 @@ def table(
 ) -> Any:
     """The newest runs of a project, as a DataFrame where pandas is installed, else as a list of dicts.
 
-    `order_by` is such as `created_utc` or `metrics.accuracy DESC`; `columns` such as
-    `["run_id", "metrics.accuracy"]`.  Raises UsageError for a column that cannot be.
+    `where` is a filter in MLflow's grammar, such as `metrics.accuracy > 0.9 and params.rate = '0.1'`;
+    `order_by` is such as `created_utc` or `["metrics.accuracy DESC", "name"]`; `columns` such as
+    `["run_id", "metrics.accuracy"]`.  Raises UsageError for a filter or column that cannot be.
     """
     from importlib.util import find_spec
 
@@ -341,9 +461,9 @@ def table(
 
     key = None if all_projects else find_project(project).key
     with runs.History(aml_home()) as history:
-        rows = history.rows(order_by, columns=columns, limit=limit, project=key, hidden=hidden)
+        rows = history.rows(order_by, columns=columns, limit=limit, project=key, hidden=hidden, where=where)
     return rows if find_spec("pandas") is None else runs.runs_frame(rows)
 
 
 # what a call of the modules `aml_jupyter.run` and `aml_jupyter.runs` does
-CALLS: dict[str, Callable[..., Any]] = {"run": find, "runs": table}
+CALLS: dict[str, Callable[..., Any]] = {"run": find, "runs": table, "sweep": sweep}

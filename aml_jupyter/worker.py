@@ -281,7 +281,7 @@ class Item:
         if wanted != self.ending:
             self.ending = wanted
             for active in self.active.values():
-                experiment.cancel(active.directory, kill=wanted == "kill")
+                experiment.cancel(active.directory, kill=wanted != "terminate")
 
     def _end_waiting(self, run_id: str) -> None:
         directory = runs.at(self.home, run_id)

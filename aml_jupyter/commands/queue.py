@@ -101,7 +101,9 @@ def _jobs(options: Namespace, _screen: Screen) -> None:
 def _list(options: Namespace, screen: Screen) -> None:
     home = aml_home()
     settings = queueing.settings(home)
-    found = [_described(home, entry) for entry in queueing.entries(home)]
+    entries = queueing.entries(home)
+    waiting = [entry.run_id for entry in entries if not entry.direct]
+    found = [_described(home, entry, waiting) for entry in entries]
     if options.json:
         screen.json({**settings.as_dict(), "worker": queueing.worker(home), "entries": found})
         return
@@ -113,11 +115,11 @@ def _list(options: Namespace, screen: Screen) -> None:
     screen.remark(f"aml: {empty}{settings.jobs} at a time{paused}")
 
 
-def _described(home: str, entry: Entry) -> dict[str, Any]:
+def _described(home: str, entry: Entry, waiting: list[str]) -> dict[str, Any]:
     """A line of the list."""
     directory = runs.at(home, entry.run_id)
     row: dict[str, Any] = {
-        "place": "" if entry.direct else f"{entry.place:g}",
+        "place": None if entry.direct else waiting.index(entry.run_id) + 1,
         "run_id": entry.run_id,
         "name": None,
         "status": "being written",

@@ -58,6 +58,8 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("-w", "--workdir", metavar="DIR", help="the folder in the copy to start in")
     add("--timeout", type=parse_seconds, metavar="TIME", help="end the run after 30s, 10m, 2h")
     add("--from-run", metavar="RUN", help="the code of an earlier run instead of the folder as it is now")
+    add("--input", dest="given", action="append", default=[], type=parse_pair, metavar="NAME=RUN:PATH",
+        help="an artifact of an earlier run, or asset:NAME; a read-only copy below inputs/NAME")  # fmt: skip
     add("--dry-run", action="store_true", help="say what would be run and sent, and stop")
     add(
         "--include", action="append", default=[], metavar="GLOB", help="send it although a rule leaves it out"
@@ -78,7 +80,7 @@ def add_run_options(parser: ArgumentParser) -> None:
 def _add_sweep_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--sweep", action="append", default=[], metavar="NAME=VALUES",
-        help="a run for each value: lr=0.1,0.01 or depth=1..5 or rate=0.1..1.0:0.1; repeated, a grid")  # fmt: skip
+        help="a run for each value: lr=0.1,0.01, depth=1..5, rate=0.1..1:0.1; repeated, a grid")  # fmt: skip
     add("-j", "--jobs", type=int, metavar="N", help="trials of the sweep that go on at a time; 1 unless said")
     add("--max-trials", type=int, metavar="N", help="the most trials; the first ones of the grid")
     add("--random", type=int, metavar="N", help="N trials of the grid, drawn by chance")
@@ -199,6 +201,7 @@ def request_of(options: Namespace, **more: Any) -> Request:
         workdir=options.workdir,
         rules=rules_of(options),
         from_run=options.from_run,
+        given=dict(options.given),
         resources=resources_of(options),
         **more,
     )

@@ -9,15 +9,27 @@ from __future__ import annotations
 import contextvars
 import threading
 
-from aml_jupyter import experiment, processes, runs
+from aml_jupyter import experiment, processes, queueing, runs
 from aml_jupyter.errors import AmlError
 from aml_jupyter.follow import Follower
 from aml_jupyter.magics.live import CardShown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from aml_jupyter.magics.page import Page
     from aml_jupyter.runs import Record, RunDirectory
+
+    class Kept(Protocol):
+        """What is shown of a run, and the cell it belongs to."""
+
+        directory: RunDirectory
+        context: contextvars.Context
+
+        def look(self) -> bool:
+            """Replace it when something changed; False when the run has ended."""
+
 
 # seconds between two looks at a run that goes on
 LOOK = 1.0
@@ -25,7 +37,7 @@ LOOK = 1.0
 MOST = 50
 
 _lock = threading.Lock()
-_kept: dict[str, _Kept] = {}
+_kept: dict[str, Kept] = {}
 _wake = threading.Event()
 _thread: threading.Thread | None = None
 
@@ -59,9 +71,14 @@ def keep(page: Page, directory: RunDirectory) -> None:
     if not page.live:
         page.write("stdout", f"RunId: {directory.run_id}\n")
         return
+    look_after(kept)
+
+
+def look_after(kept: Kept) -> None:
+    """Have what is shown of a run replaced as the run goes on."""
     global _thread  # noqa: PLW0603 - one thread for all cards of a kernel
     with _lock:
-        _kept[directory.run_id] = kept
+        _kept[kept.directory.run_id] = kept
         if _thread is None or not _thread.is_alive():
             _thread = threading.Thread(target=_look_after, name="aml-cards", daemon=True)
             _thread.start()
@@ -95,7 +112,7 @@ def _look_after() -> None:
         _wait(now)
 
 
-def _wait(now: list[_Kept]) -> None:
+def _wait(now: list[Kept]) -> None:
     """Until it is time to look again: at once when the only run has ended."""
     if len(now) == 1:
         who = runs.supervisor_identity(now[0].directory)
@@ -117,7 +134,7 @@ def continue_runs() -> int:
                 count += experiment.resume(directory)
         except (AmlError, OSError):  # damaged or half removed: `aml check` tells
             continue
-    return count
+    return count + queueing.ensure_worker(aml_home())
 
 
 def _can_go_on(record: Record) -> bool:

@@ -15,7 +15,7 @@ import time
 from aml_jupyter import experiment, processes, runs
 from aml_jupyter.cell import HERE, check, to_bytes
 from aml_jupyter.commands import HelpShown
-from aml_jupyter.commands.submit import project_of, request_of
+from aml_jupyter.commands.submit import project_of, request_of, wants_queue
 from aml_jupyter.commands.watch import exit_status
 from aml_jupyter.errors import AmlError, RunFailed, UsageError, ValueTransferError
 from aml_jupyter.executors import executor_for
@@ -146,7 +146,8 @@ def _preflight_at(name: str, cell: str, options: Namespace, page: Page, project:
             cell,
             page.names,
             inputs=options.inputs,
-            parameters=[name for name, _ in options.param],
+            parameters=[name for name, _ in options.param]
+            + [text.partition("=")[0] for text in options.sweep],
             ipython=ipython,
             root=project.root,
             workdir=options.workdir or "",
@@ -183,6 +184,11 @@ def _submit(page: Page, options: Namespace, warnings: tuple[str, ...], **fields:
         _without_run(page, options, request, project)
         return
     experiment.ask_ahead(request, project)
+    if wants_queue(options):
+        from aml_jupyter.magics import sweep
+
+        sweep.submit_and_show(page, options, request, project)
+        return
     if "," in request.target:
         from aml_jupyter.magics.portability import submit_and_compare
 

@@ -10,6 +10,7 @@ from aml_jupyter.commands import HelpShown, build, execute, split_after_dashes
 from aml_jupyter.commands.screen import Screen
 from aml_jupyter.config import aml_home, find_project
 from aml_jupyter.errors import RunFailed
+from aml_jupyter.experiment import SWEEP
 from aml_jupyter.magics.live import TAIL, TEXT_BUDGET
 from aml_jupyter.magics.options import words_of
 from aml_jupyter.magics.page import Page
@@ -54,6 +55,11 @@ def _attach(page: Page, words: list[str]) -> None:
     directory = _run_of("attach", words, "run")
     if directory is None:
         return
+    if runs.load_record(directory).kind == SWEEP:
+        from aml_jupyter.magics import sweep
+
+        sweep.attach(page, directory)
+        return
     from aml_jupyter.cell import outputs_of
     from aml_jupyter.magics.live import Live
     from aml_jupyter.magics.submit import Interrupts, attend
@@ -67,6 +73,11 @@ def _attach(page: Page, words: list[str]) -> None:
 def _show(page: Page, words: list[str]) -> None:
     directory = _run_of("show", words, "run_reference")
     if directory is None:
+        return
+    if runs.load_record(directory).kind == SWEEP:
+        from aml_jupyter.magics import sweep
+
+        sweep.show(page, directory)
         return
     page.publish(Run(directory)._repr_mimebundle_(), display_id=f"aml-card-{directory.run_id}")
     from aml_jupyter.commands.history import verdict_of
