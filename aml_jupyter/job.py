@@ -48,6 +48,7 @@ class Job(Value):
     `snapshots` is the snapshot store there.  Times in seconds, sizes in bytes.
     `target` is what an executor needs of the compute target, `resources` what the run may use of it;
     `dependencies` asks for an environment (None: what the target has), `spark` for a Spark session.
+    `inputs` are files of earlier runs (path in the working copy, key below `artifacts`, SHA-256, size).
     """
 
     run_id: str
@@ -67,6 +68,8 @@ class Job(Value):
     resources: Mapping[str, Any] = {}
     dependencies: Mapping[str, Any] | None = None
     spark: Mapping[str, Any] | None = None
+    inputs: tuple[Mapping[str, Any], ...] = ()
+    artifacts: str = ""
 
     @classmethod
     def from_request(cls, directory: str, document: Mapping[str, Any]) -> Self:
@@ -74,6 +77,7 @@ class Job(Value):
         check_format(document, "request.json")
         given = {name: document[name] for name in cls._fields if name in document}
         given["command"] = tuple(given["command"])
+        given["inputs"] = tuple(given.get("inputs", ()))
         return cls(**{**given, "directory": directory})
 
     @property

@@ -36,6 +36,10 @@ def fill(job: Job, folder: str) -> None:
     try:
         Store(job.snapshots).materialize(job.snapshot_id, folder)
         os.makedirs(folder + "/outputs", exist_ok=True)
+        if job.inputs:
+            from aml_jupyter import inputs
+
+            inputs.place(job, folder)
         if not job.cell and not os.path.lexists(os.path.join(folder, job.command[1])):
             raise script_missing(job)
     except BaseException:

@@ -10,7 +10,7 @@ ArtifactStore             what a store must do; FolderStore is one
 from __future__ import annotations
 
 from aml_jupyter.artifacts.collecting import Limits, collect
-from aml_jupyter.artifacts.downloads import get, read_artifact, read_blocks
+from aml_jupyter.artifacts.downloads import chosen, get, read_artifact, read_blocks
 from aml_jupyter.artifacts.manifest import (
     Artifact,
     Manifest,
@@ -34,6 +34,7 @@ __all__ = [
     "Manifest",
     "Stored",
     "Unkept",
+    "chosen",
     "collect",
     "find",
     "get",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from aml_jupyter.artifacts.manifest import Artifact, find, listing, store_of, unknown
+from aml_jupyter.artifacts.manifest import Artifact, find, listing, unknown
+from aml_jupyter.artifacts.remote import fetch, opened
 from aml_jupyter.artifacts.store import CHUNK, copy_hashed, corrupt
 from aml_jupyter.confined import FileThere, Root, shown
 from aml_jupyter.confined.names import check_found
@@ -28,7 +29,7 @@ def read_blocks(directory: Folder, path: str) -> Iterator[bytes]:
 
     item = find(directory, path)
     hashing = hashlib.sha256()
-    with store_of(directory).open(item.key) as file:
+    with opened(directory, item) as file:
         while block := file.read(CHUNK):
             hashing.update(block)
             yield block
@@ -50,7 +51,7 @@ def read_artifact(directory: Folder, path: str, limit: int | None = None) -> byt
             code="artifact.too_big",
             hint=f"aml get {directory.run_id} {path}",
         )
-    with store_of(directory).open(item.key) as file:
+    with opened(directory, item) as file:
         data = file.read()
     found = hashlib.sha256(data).hexdigest()
     if found != item.sha256:
@@ -72,27 +73,28 @@ def get(
     a name appears. Raises ArtifactError `artifact.exists` unless `overwrite`, `artifact.unknown`,
     `store.corrupt`.
     """
-    chosen = _chosen(directory, path)
-    source = store or store_of(directory)
+    found = chosen(directory, path)
     names = []
-    for item, _ in chosen:  # all names before the first byte: a manifest may be anybody's
+    for item, _ in found:  # all names before the first byte: a manifest may be anybody's
         check_found(item.path)
     with Root.create(os.path.abspath(destination)) as into:
         if not overwrite:
-            for _, name in chosen:
+            for _, name in found:
                 if into.exists(name):
                     raise _there(destination, name)
-        for item, name in chosen:
-            with source.open(item.key) as file:
+        if store is None:
+            fetch(directory, [item for item, _ in found])
+        for item, name in found:
+            with store.open(item.key) if store else opened(directory, item) as file:
                 names.append(
                     save(file.fileno(), into, name, overwrite=overwrite, sha256=item.sha256, close=False)
                 )
     return names
 
 
-def _chosen(directory: Folder, path: str) -> list[tuple[Artifact, str]]:
-    """What a path means, each with its name below the destination."""
-    kept = [item for item in listing(directory) if item.state == "stored"]
+def chosen(directory: Folder, path: str) -> list[tuple[Artifact, str]]:
+    """What a path means, each with its name below the destination.  Raises ArtifactError `artifact.unknown`."""
+    kept = [item for item in listing(directory) if item.state != "rejected"]
     path = path.strip("/")
     for prefix in (path, "outputs/" + path):
         one = [(item, item.path.rpartition("/")[2]) for item in kept if item.path == prefix]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+from aml_jupyter import plainjson
 from aml_jupyter.artifacts.collecting import collecting_lock, run_uuid
 from aml_jupyter.artifacts.downloads import below, save
 from aml_jupyter.artifacts.manifest import Artifact, Manifest, read_manifest, store_of, write_manifest
 from aml_jupyter.artifacts.store import copy_hashed
-from aml_jupyter.confined import MissingFile, Root
+from aml_jupyter.confined import MissingFile, Root, read_bounded
 from aml_jupyter.confined.names import check_found
 from aml_jupyter.errors import ArtifactError, ConfinedError
 from aml_jupyter.frozen import Value
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 LISTED = 1000
 # names that are looked at in a working copy
 LOOKED_AT = 1_000_000
+# bytes of what a run was asked for
+_LARGEST = 16 << 20
 # written by Python and Jupyter, not by the person
 _NOISE = ("__pycache__", ".ipynb_checkpoints")
 
@@ -73,7 +76,22 @@ def _sent(directory: Folder, snapshot_id: str) -> dict[str, SnapshotEntry]:
         return {}
     from aml_jupyter.snapshot import Store
 
-    return {entry.path: entry for entry in Store(directory.home + "/snapshots").manifest(snapshot_id)}
+    sent = {entry.path: entry for entry in Store(directory.home + "/snapshots").manifest(snapshot_id)}
+    return {**sent, **_given(directory)}
+
+
+def _given(directory: Folder) -> dict[str, SnapshotEntry]:
+    """The files of earlier runs that the run was given."""
+    from aml_jupyter.snapshot import Entry as Sent
+
+    try:
+        asked = plainjson.loads(read_bounded(directory.path + "/job/request.json", _LARGEST))
+        return {
+            one["path"]: Sent(path=one["path"], kind="file", size=one["size"], sha256=one["sha256"])
+            for one in asked.get("inputs", ())
+        }
+    except (ConfinedError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}  # not whole any more: then they are listed
 
 
 def _changed(work: Root, sent: dict[str, SnapshotEntry], since: int) -> Iterator[Entry]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from aml_jupyter import demands, plainjson, runs
+from aml_jupyter import demands, lineage, plainjson, runs
 from aml_jupyter.config import Project, RunConfiguration, Target, aml_home, find_project
 from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
 from aml_jupyter.errors import (
@@ -21,6 +21,7 @@ from aml_jupyter.errors import (
     UsageError,
 )
 from aml_jupyter.executors import executor_for
+from aml_jupyter.experiment import planning
 from aml_jupyter.experiment.request import Plan
 from aml_jupyter.validation import check_environment, check_params, check_words
 
@@ -119,7 +120,7 @@ def _as_it_was(request: Request, source: RunDirectory, record: Record, asked: Ma
     cell = None
     if asked.get("cell"):
         cell = read_bounded(source.job + "/cell.py", LARGEST_CELL)
-    given = {str(one["name"]): given_reference(one) for one in record.inputs}
+    given = {str(one["name"]): given_reference(one) for one in lineage.made_from(record)}
     return request.replace(
         rerun_of=record.run_id,
         target=record.run_configuration or record.target,
@@ -138,7 +139,7 @@ def _as_it_was(request: Request, source: RunDirectory, record: Record, asked: Ma
 
 def given_reference(one: Mapping[str, Any]) -> str:
     """What a person would type for an input of a record."""
-    return f"{one['run_id']}:{one['path']}"
+    return f"{one.get('run_id')}:{one.get('path')}"
 
 
 def _workdir(source: RunDirectory, record: Record, asked: Mapping[str, Any]) -> str:
@@ -195,6 +196,7 @@ def _at_its_target(
         source_run=source,
         repeats=source,
         demand=demand,
+        given=planning.given_to(request, project),
     )
 
 
@@ -313,8 +315,6 @@ def _pinned(
 def _elsewhere(
     request: Request, source: RunDirectory, record: Record, asked: Mapping[str, Any], project: Project
 ) -> Plan:
-    from aml_jupyter.experiment.planning import plan
-
     name = str(request.compute)
     words = request.arguments
     before = _param_words(record.params)
@@ -327,7 +327,7 @@ def _elsewhere(
     last: AmlError | None = None
     for root in _configurations(record):
         try:
-            planned = plan(request, project.replace(root=root))
+            planned = planning.plan(request, project.replace(root=root))
             break
         except ConfigError as error:
             if error.code != "target.unknown":

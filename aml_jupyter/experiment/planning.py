@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aml_jupyter.config import Project, RunConfiguration, Target
     from aml_jupyter.executors import Executor
     from aml_jupyter.experiment.request import Request
+    from aml_jupyter.lineage import Given
     from aml_jupyter.runs import RunDirectory
     from aml_jupyter.share import Share
     from aml_jupyter.spark import Session
@@ -73,7 +74,17 @@ def plan(request: Request, project: Project | None = None) -> Plan:
         spark=session,
         dependencies=wanted,
         source_run=source,
+        given=given_to(request, project),
     )
+
+
+def given_to(request: Request, project: Project) -> tuple[Given, ...]:
+    """The files of earlier runs that a request names.  Raises what `lineage.resolve` raises."""
+    if not request.given:
+        return ()
+    from aml_jupyter import lineage
+
+    return lineage.resolve(request.given, aml_home(), project)
 
 
 def _check_no_environment(source: RunDirectory, configuration: RunConfiguration, project: Project) -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.config import Project, RunConfiguration, Target
+    from aml_jupyter.lineage import Given
     from aml_jupyter.runs import RunDirectory
     from aml_jupyter.share import Share
     from aml_jupyter.snapshot import Rules
@@ -74,3 +75,4 @@ class Plan(Value):
     queued: bool = False
     repeats: RunDirectory | None = None
     demand: Mapping[str, Any] | None = None
+    given: tuple[Given, ...] = ()

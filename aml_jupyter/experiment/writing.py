@@ -142,14 +142,15 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
         from aml_jupyter.share import VARIABLE
 
         environment[VARIABLE] = planned.share.variable
+    work = demands.work_folder(planned.target.kind, directory.path)
+    environment.update({one.variable: f"{work}/{one.place}" for one in planned.given})
     runs.write_json(
         directory.job + "/request.json",
         {
             **_demand(planned, directory),
+            **_given(planned, snapshot, home),
             "command": list(command),
-            "cwd": os.path.normpath(
-                os.path.join(demands.work_folder(planned.target.kind, directory.path), request.workdir or ".")
-            ),
+            "cwd": os.path.normpath(os.path.join(work, request.workdir or ".")),
             "environment": environment,
             "timeout": request.timeout,
             "grace": 10.0,
@@ -160,6 +161,18 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             "snapshot_id": snapshot.id,
         },
     )
+
+
+def _given(planned: Plan, snapshot: Snapshot, home: str) -> dict[str, Any]:
+    """The files of earlier runs that the job is given, which are no part of its snapshot."""
+    if not planned.given:
+        return {}
+    from aml_jupyter import lineage
+    from aml_jupyter.snapshot import Store
+
+    lineage.check_places(planned.given, Store(home + "/snapshots").manifest(snapshot.id))
+    files = [file for one in planned.given for file in one.as_job()]
+    return {"inputs": files, "artifacts": home + "/artifacts"}
 
 
 def _receiver(python: str) -> tuple[str, bool]:
@@ -205,6 +218,7 @@ def _record(
         parent_run_id=request.parent_run_id,
         experiment_id=request.experiment_id or project.name,
         properties=_properties(planned, snapshot),
+        inputs=tuple(one.as_record() for one in planned.given),
         supervisor={"executable": sys.executable, "sys_path": [p for p in sys.path if p]},
     )
 
@@ -213,6 +227,7 @@ def _properties(planned: Plan, snapshot: Snapshot) -> dict[str, Any]:
     found = {"CommitId": snapshot.id}
     if planned.repeats:
         found["rerun_of"] = planned.repeats.run_id
+        found["rerun_of_uuid"] = runs.load_record(planned.repeats).uuid
     return found
 
 

@@ -212,7 +212,8 @@ def _appear(
             else:
                 os.makedirs(os.path.dirname(where), exist_ok=True)
                 _copy(contents[what], where)
-                os.chmod(where, mode | 0o600)
+                # what a run is given is not to be changed by mistake
+                os.chmod(where, mode if kind == "given" else mode | 0o600)
                 made[path] = _seen(os.stat(where))
             progress.add()
         if seen:

@@ -10,6 +10,7 @@ import io
 import os
 import tarfile
 
+from aml_jupyter import inputs
 from aml_jupyter.confined import Root, remove_tree
 from aml_jupyter.demands import WORK_IN_CONTAINER
 from aml_jupyter.errors import AmlError, ArtifactError, ConfinedError
@@ -49,7 +50,8 @@ def copy_in(engine: Engine, container: str, job: Job, *, user: str) -> None:
     entries = store.manifest(job.snapshot_id)
     if not job.cell and not any(entry.path == job.command[1] for entry in entries):
         raise script_missing(job)
-    engine.put_archive(container, "/", packing.archive(packed(store, entries, user)))
+    given = packed_inputs(job, {entry.path for entry in entries}, user)
+    engine.put_archive(container, "/", packing.archive(packed(store, entries, user), given))
 
 
 def packed(store: Store, entries: Iterable[Entry], user: str) -> Iterator[bytes]:
@@ -66,6 +68,17 @@ def packed(store: Store, entries: Iterable[Entry], user: str) -> Iterator[bytes]
                 yield from packer.link(path, entry.target)
             else:
                 yield from packer.data(path, source.read(bytes.fromhex(entry.sha256)), entry.mode)
+
+
+def packed_inputs(job: Job, there: set[str], user: str) -> Iterator[bytes]:
+    """The files of earlier runs that a job is given, as members of the same archive."""
+    packer = packing.Packer(user)
+    for folder in inputs.folders(job):
+        if folder not in there:
+            yield from packer.folder(f"{TOP}/{folder}")
+    for one in job.inputs:
+        size = int(one["size"])
+        yield from packer.blocks(f"{TOP}/{one['path']}", inputs.blocks(job, one), size, inputs.MODE)
 
 
 def copy_out(engine: Engine, container: str, into: str) -> None:

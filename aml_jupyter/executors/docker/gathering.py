@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from aml_jupyter import plainjson, processes
+from aml_jupyter import inputs, plainjson, processes
 from aml_jupyter.confined import remove_tree
 from aml_jupyter.errors import ArtifactError
 from aml_jupyter.executors.docker import containers
@@ -57,6 +57,7 @@ def _lay_out(job: Job, folder: str) -> None:
         remove_tree(unfinished)
     Store(job.snapshots).materialize(job.snapshot_id, unfinished)
     os.makedirs(unfinished + "/outputs", exist_ok=True)
+    inputs.place(job, unfinished)
     os.rename(unfinished, folder)
 
 

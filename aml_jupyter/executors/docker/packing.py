@@ -44,6 +44,19 @@ class Packer:
             raise OSError(5, "it became shorter while it was read", source)
         yield bytes(-size % tarfile.BLOCKSIZE)
 
+    def blocks(self, path: str, blocks: Iterable[bytes], size: int, mode: int = 0o644) -> Iterator[bytes]:
+        """A file of so many bytes that come in blocks.  Raises OSError when they are more or fewer."""
+        yield self._head(path, tarfile.REGTYPE, mode, size=size)
+        left = size
+        for block in blocks:
+            left -= len(block)
+            if left < 0:
+                break
+            yield block
+        if left:
+            raise OSError(5, "it has another size than it had", path)
+        yield bytes(-size % tarfile.BLOCKSIZE)
+
     def link(self, path: str, target: str) -> Iterator[bytes]:
         """A symbolic link."""
         yield self._head(path, tarfile.SYMTYPE, 0o777, target=target)

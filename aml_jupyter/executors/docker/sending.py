@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from aml_jupyter import inputs
 from aml_jupyter.confined import Root
 from aml_jupyter.errors import TargetUnavailable
 from aml_jupyter.executors.docker.helper import Answers, Helper, ordered
@@ -48,6 +49,7 @@ class Parcel:
                 work.append(["file", entry.path, entry.mode, self._content(entry.sha256, entry.size)])
             else:
                 work.append([entry.kind, entry.path, entry.mode, entry.target])
+        work += self._inputs(job, {entry.path for entry in entries})
         own = self._tree(job.job, leave_out="runtime")
         self._document = {
             "run": run,
@@ -64,6 +66,16 @@ class Parcel:
             self._digests.append(digest)
             self._sizes.append(size)
         return number
+
+    def _inputs(self, job: Job, there: set[str]) -> Iterator[list[Any]]:
+        for folder in inputs.folders(job):
+            if folder not in there:
+                yield ["dir", folder, 0o700, ""]
+        for one in job.inputs:
+            os.close(inputs.open_input(job.artifacts, one))
+            number = self._content(str(one["sha256"]), int(one["size"]))
+            self._files[number] = (job.artifacts, str(one["key"]))
+            yield ["given", str(one["path"]), inputs.MODE, number]
 
     def _tree(self, folder: str, leave_out: str = "") -> list[list[Any]]:
         import hashlib
