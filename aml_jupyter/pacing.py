@@ -45,6 +45,14 @@ class CanceledMeanwhile(BaseException):
     """
 
 
+class Abandoned(Exception):
+    """Somebody gave up the target of a run while it did not answer; `said` is what it was found to be."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(said)
+        self.said = said
+
+
 class Looking:
     """Calls `look` twice a second, in the middle of whatever is waited for: an engine, a solver, a download.
 

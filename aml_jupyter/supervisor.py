@@ -28,7 +28,7 @@ from aml_jupyter.confined import read_bounded
 from aml_jupyter.errors import AmlError, ConfinedError, TargetUnavailable
 from aml_jupyter.executors import executor_for, load
 from aml_jupyter.job import TERMINAL, Exit, Gone, Job, Unreachable
-from aml_jupyter.pacing import CanceledMeanwhile, Looking, Phase, pauses
+from aml_jupyter.pacing import Abandoned, CanceledMeanwhile, Looking, Phase, pauses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ class _Supervision:
         self.phases: dict[str, float] = dict(record.phases)
         self.cancel_sent: str | None = None
         self.cancel_seen: str | None = None
+        self.rested_with: str | None = None
         self.told = ""
         self.looks = pauses(CANCEL_LOOK, LONGEST_LOOK)
 
@@ -185,11 +186,22 @@ class _Supervision:
             self._log(f"needs {missing}, which is kept nowhere: aml resume {self.job.run_id} -e NAME=VALUE")
             self._state("NotResponding", "secret.needed")
             return
-        handle = self._handle()
-        if handle is None:
-            self._end("Canceled", "canceled before it was started")
-        else:
-            self._finish(handle, *self._watch(handle))
+        try:
+            handle = self._handle()
+            if handle is None:
+                self._end("Canceled", "canceled before it was started")
+            else:
+                self._finish(handle, *self._watch(handle))
+        except Abandoned as found:
+            self._abandon(found.said)
+
+    def _abandon(self, said: str) -> None:
+        """End a run whose target does not answer, because somebody gave the target up."""
+        self._log(f"given up, without its target, which was: {said}")
+        left = "what runs at its target was not ended, what it wrote there was not brought"
+        hint = f"aml targets sweep {self.record.target} removes it, should the target answer again"
+        self.record = self.record.replace(warnings=(*self.record.warnings, f"{left}: {hint}"))
+        self._end("Canceled", "run.abandoned")
 
     def _fail(self, error: Exception) -> None:
         """What can still be said: an ending when the job has one or never began, else that nobody watches."""
@@ -299,7 +311,7 @@ class _Supervision:
             pass
         try:
             return self._surely(lambda: self.executor.start(self.job, self.secrets), "it is not started")
-        except TargetUnavailable:
+        except (TargetUnavailable, Abandoned):
             raise  # nobody knows how far it came
         except Exception:
             os.unlink(self.directory.starting)  # a start that fails leaves nothing behind
@@ -318,11 +330,12 @@ class _Supervision:
                     self._log(f"{what}: {error}; trying again")
                     said = str(error)
                 self._state("NotResponding", error.code)
-            time.sleep(pause)
+            if self._rest(pause) == runs.ABANDON:
+                raise Abandoned(said)
         raise AssertionError("there is always one more pause")
 
     def _tell(self, text: str) -> None:
-        """Show progress of the preparation, which a request to cancel ends here.  Raises CanceledMeanwhile."""
+        """Show progress of the preparation.  Raises CanceledMeanwhile: a request to cancel ends it here."""
         if text:
             self._log(text)
         if self._cancel_request():
@@ -357,16 +370,22 @@ class _Supervision:
                 raise
             if self.told != "NotResponding":
                 self._log(str(error))
-            self._rest(next(self.looks))
+            if self._rest(next(self.looks)) == runs.ABANDON:
+                raise Abandoned(str(error)) from None
             return Unreachable(cause=error.code)
         self.looks = pauses(CANCEL_LOOK, LONGEST_LOOK)
         return liveness
 
-    def _rest(self, seconds: float) -> None:
-        """Wait before the next look at a target that does not answer; a new request to cancel ends it."""
+    def _rest(self, seconds: float) -> str | None:
+        """Wait before the next look at a target that does not answer; a new request to cancel ends it.
+
+        The request there is.
+        """
         due = time.monotonic() + seconds
-        while time.monotonic() < due and self._cancel_request() == self.cancel_seen:
+        while (wanted := self._cancel_request()) == self.rested_with and time.monotonic() < due:
             time.sleep(CANCEL_LOOK)
+        self.rested_with = wanted
+        return wanted
 
     def _note_environment(self) -> None:
         """What the interpreter had installed when the job began."""
@@ -387,7 +406,7 @@ class _Supervision:
         try:
             if self.told != "NotResponding":
                 self._state("CancelRequested")
-            self.executor.cancel(handle, kill=wanted == "kill")
+            self.executor.cancel(handle, kill=wanted != runs.TERMINATE)
             self.cancel_sent = wanted
         except AmlError as error:  # asked again at the next look
             if wanted != self.cancel_seen:
@@ -464,10 +483,10 @@ class _Supervision:
                 if error.code == "secret.needed":
                     raise
                 self._log(f"the outputs cannot be brought now: {error}")
-                if not error.mendable or self._cancel_request() == "kill":
+                if not error.mendable or self._cancel_request() in (runs.KILL, runs.ABANDON):
                     return f"the outputs were not brought from the target: {error.message}"
                 self._state("NotResponding", error.code)
-            time.sleep(pause)
+            self._rest(pause)
         raise AssertionError("there is always one more pause")
 
     def _discard(self, handle: Handle) -> None:

@@ -376,7 +376,7 @@ def test_a_request_to_cancel_is_made_once_and_sharpened_later(home: str) -> None
     assert runs.request_cancel(directory) is True
     assert runs.request_cancel(directory) is False
     assert runs.cancel_request(directory) == "terminate"
-    assert runs.request_cancel(directory, kill=True) is False
+    assert runs.request_cancel(directory, mode=runs.KILL) is False
     assert runs.cancel_request(directory) == "kill"
 
 

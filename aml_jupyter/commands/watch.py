@@ -300,6 +300,8 @@ def arguments_stop(parser: ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="*", default=["@last"], help="@last unless said")
     add_json(parser)
     parser.add_argument("--kill", action="store_true", help="do not give it time to end by itself")
+    parser.add_argument("--abandon", action="store_true",
+                        help="end it here, with nothing ended at a target that is away")  # fmt: skip
 
 
 def do_stop(options: Namespace, screen: Screen) -> int:
@@ -307,7 +309,7 @@ def do_stop(options: Namespace, screen: Screen) -> int:
     found = [find_run(reference) for reference in options.runs]
     for directory in found:
         if runs.read_record(directory).status not in TERMINAL:
-            experiment.cancel(directory, kill=options.kill)
+            experiment.cancel(directory, kill=options.kill, abandon=options.abandon)
     ended = []
     for directory in found:
         ended.append(experiment.wait(directory))

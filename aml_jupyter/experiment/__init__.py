@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aml_jupyter.runs import Record, RunDirectory
 
 __all__ = [
+    "SWEEP",
     "Lost",
     "Plan",
     "Request",
@@ -143,10 +144,14 @@ def resume(directory: RunDirectory, secrets: Mapping[str, str] | None = None) ->
     return True
 
 
-def cancel(directory: RunDirectory, *, kill: bool = False) -> None:
-    """Ask a run to end; where nobody supervises it, a new supervisor carries the request out."""
+def cancel(directory: RunDirectory, *, kill: bool = False, abandon: bool = False) -> None:
+    """Ask a run to end; where nobody supervises it, a new supervisor carries the request out.
+
+    `abandon` ends it without its target where that does not answer: what runs there is left alone.
+    """
     record = runs.load_record(directory)
-    runs.request_cancel(directory, kill=kill)
+    mode = runs.ABANDON if abandon else runs.KILL if kill else runs.TERMINATE
+    runs.request_cancel(directory, mode=mode)
     if record.kind == SWEEP or record.status == "Queued":
         from aml_jupyter import queueing
 

@@ -22,6 +22,9 @@ from aml_jupyter.runs.directory import (
     write_json,
 )
 from aml_jupyter.runs.evidence import (
+    ABANDON,
+    KILL,
+    TERMINATE,
     Labels,
     append_status,
     cancel_request,
@@ -55,6 +58,9 @@ if TYPE_CHECKING:
     from aml_jupyter.runs.removal import remove as remove
 
 __all__ = [
+    "ABANDON",
+    "KILL",
+    "TERMINATE",
     "Finding",
     "History",
     "Labels",

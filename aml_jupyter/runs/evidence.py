@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+# how a run is asked to end
+TERMINATE, KILL, ABANDON = "terminate", "kill", "abandon"
 # seconds without a heartbeat after which a job counts as not responding: three of the slowest
 SILENCE = 30.0
 # seconds a submitted run may take until its supervisor has announced itself
@@ -311,40 +313,41 @@ def _has_ended(directory: RunDirectory) -> bool:
         return True
 
 
-def request_cancel(directory: RunDirectory, *, kill: bool = False) -> bool:
-    """Ask for the end of a run, gently or by force (also later); False when it was asked before."""
-    first = _create_cancel(directory, kill)
-    if not first and kill:
-        with_reserve(
-            directory.cancel, lambda: write_atomic(directory.cancel, _cancel_document(kill), sync=False)
-        )
+def request_cancel(directory: RunDirectory, *, mode: str = TERMINATE) -> bool:
+    """Ask for the end of a run, gently or by force (also later); False when it was asked before.
+
+    ABANDON is by force, and without its target where that does not answer.
+    """
+    first = _create_cancel(directory, mode)
+    if not first and mode != TERMINATE:
+        document = _cancel_document(mode)
+        with_reserve(directory.cancel, lambda: write_atomic(directory.cancel, document, sync=False))
     mark_changed(directory)
     return first
 
 
-def _create_cancel(directory: RunDirectory, kill: bool) -> bool:
+def _create_cancel(directory: RunDirectory, mode: str) -> bool:
     try:
         fd = os.open(directory.cancel, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         return False
     try:
-        os.write(fd, _cancel_document(kill))
+        os.write(fd, _cancel_document(mode))
     finally:
         os.close(fd)
     return True
 
 
-def _cancel_document(kill: bool) -> bytes:
-    mode = "kill" if kill else "terminate"
+def _cancel_document(mode: str) -> bytes:
     return plainjson.dumps({"format": 1, "mode": mode, "utc": utc(), "pid": os.getpid()}).encode()
 
 
 def cancel_request(directory: RunDirectory) -> str | None:
-    """`"terminate"`, `"kill"`, or None when nobody asked."""
+    """TERMINATE, KILL, ABANDON, or None when nobody asked."""
     try:
         data = read_bounded(directory.cancel, 4096)
     except MissingFile:
         return None
     except AmlError:  # something of that name was put there: a wish all the same
-        return "terminate"
-    return "kill" if b'"kill"' in data else "terminate"
+        return TERMINATE
+    return next((mode for mode in (KILL, ABANDON) if f'"{mode}"'.encode() in data), TERMINATE)

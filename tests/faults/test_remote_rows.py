@@ -183,6 +183,24 @@ def test_R4_a_request_to_end_waits_for_the_line(box: Box, remote_project: Path) 
     until(lambda: not box.left())
 
 
+def test_R4_a_run_ends_without_a_machine_that_was_given_up(box: Box, remote_project: Path) -> None:
+    directory = submit(remote_project, COUNTING)
+    wait_for(directory, "line 20")
+    box.sshd.stop()
+    until(lambda: runs.read_record(directory).status == "NotResponding")
+    experiment.cancel(directory, kill=True)
+    machines.pause(1)
+    assert not machines.gone(machines.supervisor(directory))
+    experiment.cancel(directory, abandon=True)
+    record = experiment.wait(directory, 60)
+    assert (record.status, record.reason) == ("Canceled", "run.abandoned")
+    assert "aml targets sweep box" in record.warnings[-1]
+    assert "line 20" in machines.log(directory)
+    box.sshd.start()
+    assert aml("targets", "sweep", "box").returncode == 0
+    until(lambda: not box.left())
+
+
 def test_R4_a_machine_that_is_away_is_asked_ever_less_often(box: Box, remote_project: Path) -> None:
     directory = submit(remote_project, COUNTING)
     wait_for(directory, "line 20")
