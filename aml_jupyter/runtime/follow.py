@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal  # to types they are one module
 
+    import inbox
     from launch import Started
 else:
     import _signal
@@ -58,6 +59,8 @@ class Follower:
         self.journal.log = self.log
         self.streams = streams.Streams(started, self.log, self.journal, LINUX)
         self.streams.take = messages.Messages(self.journal, self.log, started, self.streams.read_pipes).take
+        if started.tracking is not None:
+            self.streams.watch(started.tracking.fileno(), self._open_door)
         self.tree = tree.Tree(started.pid, b"AML_JOB=" + started.job, started.reaper)
         self.deadline = self.clock.start + _number(request.get("timeout"), INFINITE)
         self.grace = _number(request.get("grace"), GRACE)
@@ -75,7 +78,20 @@ class Follower:
         self.leftovers = 0
         self.linger_step = 0
         self.linger_at = INFINITE
+        self.door: "inbox.Inbox | None" = None
         self._prepare()
+
+    def _open_door(self) -> int:
+        """The first MLflow client is here: from now on a thread serves them, this one takes what they log."""
+        import inbox
+
+        assert self.started.tracking is not None
+        self.streams.forget(self.started.tracking.fileno())
+        if self.main_ended == INFINITE:
+            self.door = inbox.Inbox(self.streams.take)
+            self.streams.watch(self.door.reader, self.door.empty)
+            self.door.serve(self.started)
+        return 0
 
     def _prepare(self) -> None:
         self.heartbeat_fd = _open_quietly("heartbeat")
@@ -248,6 +264,8 @@ class Follower:
     def finish(self) -> None:
         """Take what is still under way, write the last events and commit the ending."""
         self.streams.drain(DRAIN)
+        if self.door is not None:
+            self.door.close()
         now = self.clock.elapsed()
         duration = (self.main_ended - self.clock.start) if self.main_ended < INFINITE else now
         kills = self.memory.count()

@@ -31,6 +31,8 @@ EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
 ENOENT, ENOTDIR = 2, 20
 SOCKET_NAME = "events.sock"
+TRACKING_VARIABLES = (b"MLFLOW_TRACKING_URI", b"MLFLOW_TRACKING_TOKEN", b"MLFLOW_RUN_ID", b"AML_MLFLOW")
+PROXIES = (b"http_proxy", b"HTTP_PROXY", b"all_proxy", b"ALL_PROXY")
 # what a notebook kernel leaves in its environment and a run must not act upon
 KERNEL_LEFTOVERS = (b"JPY_", b"IPY_", b"PYDEVD_")
 
@@ -69,6 +71,8 @@ class Started:
         self.socket_path = b""
         self.data = -1
         self.reaper = False
+        self.tracking: "Socket | None" = None  # where MLflow clients of the run knock
+        self.variables: "dict[bytes, bytes]" = {}  # the environment of the user's process
 
 
 def run(job: str) -> None:
@@ -228,6 +232,7 @@ def _prepare_and_spawn(started: Started) -> None:
     started.data = _make_data_folder()
     request = started.request
     environment = _environment(started)
+    _open_tracking(started, environment)
     cwd = request["cwd"].encode("utf-8", "surrogateescape")
     try:
         posix.mkdir(cwd + b"/outputs", 0o777)
@@ -303,6 +308,49 @@ def _bind(job: bytes) -> "tuple[Socket | None, bytes]":
         posix.umask(before)
     endpoint.setblocking(False)
     return endpoint, path
+
+
+def _open_tracking(started: Started, values: "dict[bytes, bytes]") -> None:
+    """Have MLflow clients log into this run, by variables; whoever set the first one has a server already.
+
+    What serves them is loaded when the first one connects: tracking.py.
+    """
+    uri = values.get(b"MLFLOW_TRACKING_URI")
+    if uri is not None and uri == values.get(b"AML_MLFLOW"):  # this run was submitted inside another one
+        for name in TRACKING_VARIABLES:
+            values.pop(name, None)
+    elif uri is not None:
+        values.pop(b"AML_MLFLOW", None)
+        return
+    import _socket
+
+    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    try:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+    except OSError:  # no loopback here: clients then do what they do without a server
+        listener.close()
+        return
+    started.tracking = listener
+    values[b"MLFLOW_TRACKING_URI"] = values[b"AML_MLFLOW"] = (
+        b"http://127.0.0.1:%d" % listener.getsockname()[1]
+    )
+    values.setdefault(b"MLFLOW_TRACKING_TOKEN", b"aml-" + posix.urandom(16).hex().encode())
+    values.setdefault(b"MLFLOW_RUN_ID", tracking_id(started.request["run_id"]).encode())
+    # of pages that nobody serves
+    values.setdefault(b"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", b"true")
+    started.variables = values
+    if any(values.get(name) for name in PROXIES):
+        # a proxy is a way to other machines, and would be asked for this one
+        for name in (b"no_proxy", b"NO_PROXY"):
+            if values.get(name) != b"*":
+                values[name] = b",".join(filter(None, [values.get(name), b"127.0.0.1"]))
+
+
+def tracking_id(run_id: str) -> str:
+    """The id of this run in MLflow's grammar: letters, digits, `_` and `-`."""
+    kept = "".join(one if (one.isascii() and one.isalnum()) or one in "_-" else "-" for one in run_id[:255])
+    return kept if kept[:1].isalnum() else "r" + kept[:254]
 
 
 def _make_data_folder() -> int:

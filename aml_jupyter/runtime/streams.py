@@ -48,6 +48,7 @@ class Streams:
             if descriptor >= 0:
                 self.urgent.register(descriptor, select.POLLIN)
                 self.all.register(descriptor, select.POLLIN)
+        self.others: "dict[int, Callable[[], int]]" = {}
         self.pipes = {started.out: False, started.err: True} if started.pid else {}
         for descriptor in self.pipes:
             posix.set_blocking(descriptor, False)
@@ -67,7 +68,21 @@ class Streams:
             self._pace(self.read_pipes())
         if self.socket_fd in ready:
             self._read_socket()
+        if self.others:
+            for descriptor in ready:
+                if descriptor in self.others:
+                    self.others[descriptor]()
         return self.wakeup in ready
+
+    def watch(self, descriptor: int, act: "Callable[[], int]") -> None:
+        """Call `act` when there is something to read; it returns how much it took."""
+        self.others[descriptor] = act
+        self.all.register(descriptor, select.POLLIN)
+
+    def forget(self, descriptor: int) -> None:
+        """Watch it no longer."""
+        del self.others[descriptor]
+        self.all.unregister(descriptor)
 
     def _pace(self, size: int) -> None:
         now = time.monotonic()
@@ -121,7 +136,7 @@ class Streams:
         """Take all there is; bounded, as what could not be ended may still write."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            moved = self._read_socket()
+            moved = self._read_socket() + sum(act() for act in list(self.others.values()))
             if not self.read_pipes() + moved:
                 return
 

@@ -188,6 +188,12 @@ def _keep_display(module):
     ipython.keep_display(module)
 
 
+def _follow_tracking(module):
+    from aml_run import tracking
+
+    tracking.follow_server(module)
+
+
 def _install():
     if isinstance(sys.stdout, _TextStream) and not sys.stdout.write_through:
         _Flusher().install()
@@ -196,6 +202,8 @@ def _install():
     _watch("subprocess", _flush_before_programs)
     _watch("IPython.core.display_functions", _keep_display)
     _watch("IPython.core.display", _keep_display)
+    if os.environ.get("AML_MLFLOW"):
+        _watch("mlflow.tracking._tracking_service.utils", _follow_tracking)
     sys.meta_path.insert(0, _AfterImport)
 
 
