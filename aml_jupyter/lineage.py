@@ -16,7 +16,7 @@ from aml_jupyter.frozen import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from aml_jupyter.artifacts import Artifact
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 ASSET = "asset:"
+# below the folder of inputs: what link files of the snapshot name
+LINKED = ".assets"
 # references to runs that hold a colon themselves
 _WITH_COLON = ("@best:", "@max:", "@min:")
+# bytes of a Python file that is searched for the names of link files
+LARGEST_CODE = 4 << 20
 # files that a folder may bring
 MOST_FILES = 100_000
 
@@ -47,6 +51,8 @@ class Given(Value):
     size: int
     files: tuple[tuple[str, str, str, int], ...]
     asset: str = ""
+    # the link file of the snapshot that asked for it; nobody gave it a name
+    link: str = ""
 
     @property
     def variable(self) -> str:
@@ -56,20 +62,23 @@ class Given(Value):
     @property
     def place(self) -> str:
         """The path below the working copy that the variable names."""
-        below = f"{inputs.FOLDER}/{self.name}"
+        below = self._below
         return f"{below}/{self.files[0][0]}" if self.kind == "file" else below
+
+    @property
+    def _below(self) -> str:
+        return f"{inputs.FOLDER}/{LINKED}/{self.name}" if self.link else f"{inputs.FOLDER}/{self.name}"
 
     def as_record(self) -> dict[str, Any]:
         """What the record of the run keeps."""
-        names = ("name", "run_id", "uuid", "path", "kind", "sha256", "size", "asset")
+        names = ("name", "run_id", "uuid", "path", "kind", "sha256", "size", "asset", "link")
         found = {name: getattr(self, name) for name in names if getattr(self, name) != ""}
         return {**found, "files": len(self.files)}
 
     def as_job(self) -> list[dict[str, Any]]:
         """What the job is told of each file."""
-        below = f"{inputs.FOLDER}/{self.name}"
         return [
-            {"path": f"{below}/{path}", "key": key, "sha256": sha256, "size": size}
+            {"path": f"{self._below}/{path}", "key": key, "sha256": sha256, "size": size}
             for path, key, sha256, size in self.files
         ]
 
@@ -164,6 +173,59 @@ def of_link(name: str, link: Any, home: str) -> Given:
             hint=f"aml show {link.run_id}; aml promote RUN PATH {link.name} makes a new version",
         )
     return found.replace(asset=f"{link.name}@{link.version}")
+
+
+def linked(entries: Iterable[Any], read: Callable[[str], bytes], cell: bytes | None, home: str) -> Linked:
+    """The artifacts of the link files in a snapshot whose names stand in its code or in the cell.
+
+    What cannot be given is told to whoever asks for it inside the run, and no reason to refuse the run.
+    """
+    from aml_jupyter import assets
+
+    files = [entry for entry in entries if entry.kind == "file"]
+    links = [one for one in files if _is_link(one.path) and one.size <= assets.LARGEST]
+    if not links:
+        return Linked()
+    code = [cell or b"", *(read(one.path) for one in files if _is_code(one))]
+    found: list[Given] = []
+    problems: list[tuple[str, str, str, str]] = []
+    for entry in links:
+        if not any(entry.path.rpartition("/")[2].encode() in text for text in code):
+            continue
+        try:
+            link = assets.read(entry.path, read(entry.path)).newest
+        except AmlError:  # not ours; whoever opens it is told
+            continue
+        try:
+            found.append(of_link(link.name, link, home).replace(link=entry.path))
+        except AmlError as error:
+            problems.append((entry.path, link.path, link.sha256, error.message))
+    return Linked(given=tuple(found), problems=tuple(problems))
+
+
+class Linked(Value):
+    """What link files name; `problems` are (link file, path of the artifact, SHA-256, why not)."""
+
+    given: tuple[Given, ...] = ()
+    problems: tuple[tuple[str, str, str, str], ...] = ()
+
+    def as_document(self, work: str) -> dict[str, Any]:
+        """What the run reads: by link file, where the artifact lies below `work`."""
+        placed: dict[str, Any] = {
+            one.link: {"path": f"{work}/{one.place}", "artifact": one.path, "sha256": one.sha256}
+            for one in self.given
+        }
+        for link, path, sha256, problem in self.problems:
+            placed[link] = {"artifact": path, "sha256": sha256, "problem": problem}
+        return placed
+
+
+def _is_link(path: str) -> bool:
+    return path.startswith("assets/") and path.endswith(".link") and path.count("/") == 1
+
+
+def _is_code(entry: Any) -> bool:
+    return bool(entry.path.endswith(".py")) and entry.size <= LARGEST_CODE
 
 
 def digest_of(files: Sequence[tuple[str, str, str, int]]) -> str:

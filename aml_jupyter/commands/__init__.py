@@ -35,6 +35,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "ls": ("files", "list a run's artifacts"),
     "cat": ("files", "print an artifact"),
     "get": ("files", "download artifacts"),
+    "promote": ("assets", "name an artifact of a run in the project: assets/NAME.link"),
+    "asset": ("assets", "list, download: what was promoted"),
     "rescue": ("files", "fetch a file that a run wrote outside outputs/"),
     "restore": ("files", "put the snapshot of a run into a folder"),
     "tag": ("history", "add or remove tags"),
@@ -48,7 +50,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "env": ("environments", "environments: show, lock, diff, export"),
     "snapshot": ("files", "show what a snapshot would hold, and why"),
     "share": ("files", "the shared folder: path, ls, put, get, rm"),
+    "secret": ("secrets", "keep a secret for runs in the keyring: set, forget"),
     "config": ("configuration", "show where everything is; set, get, unset, list settings"),
+    "exec": ("program", "run a program for which `az ml` is aml"),
     "experiment": ("submit", "submit, prepare, cancel, status: the names of az ml experiment"),
     "computetarget": ("configuration", "attach, detach, list: the names of az ml computetarget"),
     "runconfiguration": ("configuration", "create, list: the names of az ml runconfiguration"),
@@ -56,7 +60,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 
 # verbs that take `--` as one of the script's words
-WHOLE_LINE = ("experiment",)
+WHOLE_LINE = ("experiment", "exec")
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:

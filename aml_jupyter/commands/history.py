@@ -169,15 +169,19 @@ def arguments_show(parser: ArgumentParser) -> None:
 
 def do_show(options: Namespace, screen: Screen) -> int:
     """Everything that is known of one run."""
+    from aml_jupyter.commands.assets import lineage_json, lineage_lines
+
     directory = find_run(options.run_reference)
     verdict = verdict_of(directory)
     if options.json:
         told = {"portability": verdict.as_json()} if verdict else {}
-        screen.json({**record_json(directory), **told, **_sweep_json(directory)})
+        screen.json({**record_json(directory), **told, **_sweep_json(directory), **lineage_json(directory)})
         return 0
     from aml_jupyter.card import plain_card
 
     screen.write(plain_card(directory) + "\n")
+    for line in lineage_lines(directory):
+        screen.write(f"  {line}\n")
     if verdict is not None:
         from aml_jupyter.portability.shown import plain
 

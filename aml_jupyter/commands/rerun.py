@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from aml_jupyter import rerunning, runs
 from aml_jupyter.commands import add_json, parse_pair, parse_seconds
-from aml_jupyter.commands.submit import environment_of, params_of, parse_tolerance
+from aml_jupyter.commands.submit import params_of, parse_tolerance
+from aml_jupyter.commands.variables import add_variable_options, environment_of
 from aml_jupyter.commands.watch import find_run, follow_to_end, tell_warnings
 
 TYPE_CHECKING = False
@@ -27,9 +28,7 @@ def arguments_rerun(parser: ArgumentParser) -> None:
     add("-t", "--target", "--compute", metavar="NAME", help="on another target than it ran on")
     add("-p", "--param", action="append", default=[], type=parse_pair, metavar="NAME=VALUE",
         help="another value of a parameter")  # fmt: skip
-    add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]",
-        help="a variable that the run was given and that is kept nowhere")  # fmt: skip
-    add("--env-file", action="append", default=[], metavar="FILE", help="such variables, NAME=VALUE a line")
+    add_variable_options(parser)
     add("-n", "--name", help="a name for the new run")
     add("--tag", action="append", default=[], metavar="TAG", help="a tag; may be repeated")
     add("--message", default="", help="a note on the new run")

@@ -120,7 +120,9 @@ def _as_it_was(request: Request, source: RunDirectory, record: Record, asked: Ma
     cell = None
     if asked.get("cell"):
         cell = read_bounded(source.job + "/cell.py", LARGEST_CELL)
-    given = {str(one["name"]): given_reference(one) for one in lineage.made_from(record)}
+    given = {
+        str(one["name"]): given_reference(one) for one in lineage.made_from(record) if not one.get("link")
+    }
     return request.replace(
         rerun_of=record.run_id,
         target=record.run_configuration or record.target,

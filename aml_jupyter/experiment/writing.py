@@ -88,6 +88,7 @@ def write(planned: Plan, directory: RunDirectory | None = None) -> RunDirectory:
         began = time.monotonic()
         snapshot = _take_snapshot(planned, Store(home + "/snapshots"))
         spent = round(time.monotonic() - began, 6)
+        planned = _with_links(planned, directory, snapshot, home)
         _write_job(planned, directory, snapshot, home)
         record = _record(planned, directory, snapshot, snapshot_seconds=spent)
         if request.name or request.tags or request.message:
@@ -143,7 +144,7 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
 
         environment[VARIABLE] = planned.share.variable
     work = demands.work_folder(planned.target.kind, directory.path)
-    environment.update({one.variable: f"{work}/{one.place}" for one in planned.given})
+    environment.update({one.variable: f"{work}/{one.place}" for one in planned.given if not one.link})
     runs.write_json(
         directory.job + "/request.json",
         {
@@ -161,6 +162,25 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             "snapshot_id": snapshot.id,
         },
     )
+
+
+def _with_links(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home: str) -> Plan:
+    """The plan with what the link files of the project name, where it has a folder for them."""
+    if planned.source_run is None and not os.path.isdir(planned.project.root + "/assets"):
+        return planned
+    from aml_jupyter import lineage
+    from aml_jupyter.snapshot import Store
+
+    store = Store(home + "/snapshots")
+    found = lineage.linked(
+        store.manifest(snapshot.id),
+        lambda path: store.read(snapshot.id, path),
+        planned.request.cell,
+        home,
+    )
+    if placed := found.as_document(demands.work_folder(planned.target.kind, directory.path)):
+        runs.write_json(directory.job + "/assets.json", placed)
+    return planned.replace(given=(*planned.given, *found.given))
 
 
 def _given(planned: Plan, snapshot: Snapshot, home: str) -> dict[str, Any]:

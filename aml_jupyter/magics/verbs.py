@@ -19,6 +19,7 @@ from aml_jupyter.run import Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from aml_jupyter.runs import RunDirectory
@@ -80,8 +81,11 @@ def _show(page: Page, words: list[str]) -> None:
         sweep.show(page, directory)
         return
     page.publish(Run(directory)._repr_mimebundle_(), display_id=f"aml-card-{directory.run_id}")
+    from aml_jupyter.commands.assets import lineage_bundle
     from aml_jupyter.commands.history import verdict_of
 
+    if lineage := lineage_bundle(directory):
+        page.publish(lineage, display_id=f"aml-lineage-{directory.run_id}")
     verdict = verdict_of(directory)
     if verdict is not None:
         from aml_jupyter.portability.shown import bundle
@@ -110,6 +114,8 @@ def _execute(page: Page, words: list[str]) -> None:
         status = 0  # who follows a log has seen enough of it
     finally:
         screen.finish()
+    if status and words and words[0] == "exec":
+        raise RunFailed(f"the program ended with exit status {status}", exit_code=status)
     if status and words and words[0] in _STATUS_OF_RUN:
         raise RunFailed("the run did not complete", hint="%aml show @last", exit_code=status)
 
@@ -147,6 +153,12 @@ class NotebookScreen(Screen):
         """Tell at once what is being done."""
         self.remark(text)
         self.flush()
+
+    def become(self, words: Sequence[str], variables: Mapping[str, str], folder: str | None) -> int:
+        """Run a program below the cell: the kernel stays what it is."""
+        from aml_jupyter.magics.program import run
+
+        return run(words, variables, folder, self.output)
 
     def table(self, columns: list[str], rows: list[list[str]]) -> None:
         """Show rows below their columns."""

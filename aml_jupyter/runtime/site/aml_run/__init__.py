@@ -6,13 +6,15 @@
     aml_run.log_image("confusion", plot=figure)
     aml_run.log_table("scores", {"fold": [1, 2], "accuracy": [0.91, 0.93]})
     aml_run.display(frame)
+    model = aml_run.input("model")
 
-Outside a run every function does nothing, and says so once.
+Outside a run every function does nothing, and says so once; `input` knows no name there.
 """
 
-__all__ = ["clear_output", "display", "log", "log_image", "log_table", "update_display"]
+__all__ = ["clear_output", "display", "input", "log", "log_image", "log_table", "update_display"]
 
 _HOMES = {
+    "input": "aml_run.given",
     "log": "aml_run.metrics",
     "log_image": "aml_run.metrics",
     "log_table": "aml_run.metrics",
