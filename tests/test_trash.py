@@ -47,7 +47,7 @@ def aml(*words: str) -> tuple[int, str, str]:
     """Status, standard output and standard error of a line of `aml`."""
     screen = Screen(io.StringIO(), io.StringIO())
     status = commands.execute(words, screen)
-    return status, screen.out.getvalue(), screen.err.getvalue()  # type: ignore[attr-defined]
+    return status, screen.out.getvalue(), screen.err.getvalue()  # type: ignore[union-attr]
 
 
 def age_in_trash(directory: RunDirectory, days: float, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from aml_jupyter import runs
 from aml_jupyter.commands import add_json
+from aml_jupyter.commands.submit import project_of
 from aml_jupyter.commands.watch import find_run, here
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import UsageError
@@ -13,8 +16,12 @@ from aml_jupyter.runs import trash
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
+    from typing import Any
 
     from aml_jupyter.commands.screen import Screen
+    from aml_jupyter.retention import Freed
+    from aml_jupyter.retention.rules import Choice, Swept
     from aml_jupyter.runs import RunDirectory
 
 # the exit status of a damaged history, as for the errors that it causes
@@ -84,28 +91,160 @@ def do_undelete(options: Namespace, screen: Screen) -> int:
 
 def arguments_gc(parser: ArgumentParser) -> None:
     """Options of `aml gc`."""
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
+    add = parser.add_argument
+    add("--keep-last", type=_count, metavar="N", help="let runs go, but not the newest N of a project")
+    add("--keep-best", type=_count, metavar="N", help="let runs go, but not the best N by --metric")
+    add("--metric", metavar="NAME[:max|min]", help="such as acc or loss:min; the largest is best unless said")
+    add("--older-than", type=_age, metavar="AGE", help="let runs go that ended longer ago: 12h, 90d, 8w, 1y")
+    add("--max-bytes", type=_size, metavar="SIZE", help="let the oldest runs go until the rest fits: 20GB")
+    add("--drop-inputs", action="store_true", help="also runs that gave a file to a run that stays")
+    add("--no-rules", action="store_true", help="no runs, whatever the settings retention.* say")
+    add("--now", action="store_true", help="runs that go by a rule go for good, not into the trash")
+    add("--empty-trash", action="store_true", help="the trash at once, not only what is old in it")
+    add("--all-projects", action="store_true", help="rules for the runs of every project, not of this one")
+    add("--project", metavar="DIR", help="the project; found from the working folder unless said")
+    add("--dry-run", action="store_true", help="say what would go and why, remove nothing")
     add_json(parser)
 
 
+def _read(parse: Callable[[str], Any], text: str) -> Any:
+    from argparse import ArgumentTypeError
+
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def _age(text: str) -> float:
+    from aml_jupyter.retention.policy import parse_age
+
+    return float(_read(parse_age, text))
+
+
+def _size(text: str) -> int:
+    from aml_jupyter.retention.policy import parse_bytes
+
+    return int(_read(parse_bytes, text))
+
+
+def _count(text: str) -> int:
+    from argparse import ArgumentTypeError
+
+    if not text.isascii() or not text.isdigit():
+        raise ArgumentTypeError(f"{text!r} is no number of runs")
+    return int(text)
+
+
 def do_gc(options: Namespace, screen: Screen) -> int:
-    """Remove what no run needs any more."""
+    """Remove runs by rules, and what no run needs any more."""
+    from aml_jupyter import retention
+    from aml_jupyter.retention import policy, rules
+
+    home = aml_home()
+    choice = None if options.no_rules else _chosen(options, home)
+    if choice is not None and not options.dry_run:
+        swept = rules.carry_out(choice, _removal(options.now))
+    else:
+        swept = rules.Swept(gone=choice.going if choice else ())
+    age = -1.0 if options.empty_trash else policy.trash_age()
+    freed = retention.collect_garbage(home, dry_run=options.dry_run, trash_age=age)
+    if options.json:
+        screen.json(_gc_json(options, choice, swept, freed))
+    else:
+        _tell_runs(options, choice, swept, screen)
+        _tell_freed(options, freed, screen)
+    return 0
+
+
+def _removal(now: bool) -> Callable[[RunDirectory, str], object]:
     from aml_jupyter import retention
 
-    freed = retention.collect_garbage(aml_home(), dry_run=options.dry_run)
-    if options.json:
-        screen.json(freed.as_dict())
-        return 0
+    if now:
+        return lambda directory, _rule: retention.remove_now(directory)
+    return lambda directory, rule: trash.throw_away(directory, rule=rule)
+
+
+def _chosen(options: Namespace, home: str) -> Choice | None:
+    """What the rules of the options, else of the settings, come to; None where there is no rule."""
+    from aml_jupyter.retention import policy, rules
+
+    metric, largest = rules.parse_metric(options.metric) if options.metric else ("", True)
+    asked = {
+        "keep_last": options.keep_last,
+        "keep_best": options.keep_best,
+        "older_than": options.older_than,
+        "max_bytes": options.max_bytes,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+
+    project = None if options.all_projects else project_of(options)
+
+    def rules_of(_key: str, root: str) -> rules.Rules:
+        root = project.root if project else root
+        found = policy.rules_set(root if root and os.path.isdir(root) else None)
+        # whoever gives a rule on the line means that one, not the ones that are set beside it
+        found = rules.Rules(metric=found.metric, largest=found.largest) if asked else found
+        found = found.replace(**asked)
+        if metric:
+            found = found.replace(metric=metric, largest=largest)
+        if found.keep_best is not None and not found.metric:
+            raise UsageError("--keep-best needs a metric", hint="--keep-best 5 --metric acc, or loss:min")
+        return found.replace(max_bytes=None) if options.all_projects else found
+
+    most = None
+    if project is None:
+        most = asked.get("max_bytes") if asked else policy.rules_set(None).max_bytes
+    elif not rules_of(project.key, project.root).given:
+        return None
+    return rules.choose(
+        home,
+        rules_of,
+        project=project.key if project else None,
+        most=most,
+        promoted=rules.promoted_runs(home),
+        keep_inputs=not options.drop_inputs,
+    )
+
+
+def _gc_json(options: Namespace, choice: Choice | None, swept: Swept, freed: Freed) -> dict[str, Any]:
+    return {
+        **freed.as_dict(),
+        "dry_run": options.dry_run,
+        "by_rule": [{"run_id": one.run_id, "bytes": one.bytes, "rule": one.rule} for one in swept.gone],
+        "by_rule_bytes": swept.bytes,
+        "to_trash": not options.now,
+        "stayed": dict(swept.stayed),
+        "kept": dict(choice.kept) if choice else {},
+    }
+
+
+def _tell_runs(options: Namespace, choice: Choice | None, swept: Swept, screen: Screen) -> None:
+    if choice is None:
+        return
+    for one in swept.gone:
+        screen.write(f"{one.run_id}  {shown_size(one.bytes)}  {one.rule}\n")
+    for run_id, why in swept.stayed.items():
+        screen.remark(f"aml: {run_id} stays: {why}")
+    where = "for good" if options.now else "to the trash"
+    word = "would go" if options.dry_run else "went"
+    stays = ", ".join(f"{count} {reason}" for reason, count in sorted(choice.kept.items()))
+    screen.write(
+        f"{len(swept.gone)} runs ({shown_size(swept.bytes)}) {word} {where}; kept: {stays or 'none'}\n"
+    )
+
+
+def _tell_freed(options: Namespace, freed: Freed, screen: Screen) -> None:
     word = "would free" if options.dry_run else "freed"
     screen.write(
-        f"{word} {shown_size(freed.bytes)}: {shown_size(freed.snapshot_bytes)} of snapshots,"
+        f"{word} {shown_size(freed.bytes)}: {len(freed.runs)} runs of the trash,"
+        f" {shown_size(freed.snapshot_bytes)} of snapshots,"
         f" {freed.working_copies} working copies, {freed.half_made} half-made runs,"
         f" {freed.leftovers} leftovers, {len(freed.environments)} of environments\n"
     )
     if options.dry_run:
         for path in freed.environments:
             screen.path(path)
-    return 0
 
 
 def arguments_check(parser: ArgumentParser) -> None:

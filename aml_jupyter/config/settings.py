@@ -21,10 +21,31 @@ _LIMIT = 1 << 20
 _LONGEST = 1000
 
 IMAGE = "image."
+STORE = "artifacts.store"
 # key or family -> (how it is written, what it does)
 KEYS = {
     IMAGE: ("image.NAME", "the image that is taken wherever the image NAME is asked for"),
+    STORE: (STORE, "where runs are kept besides this computer: folder, azblob://CONTAINER, folder:///PATH"),
 }
+
+# how the values of the family `retention.` are written, and an example
+_DAYS = (r"\d+(\.\d+)?[hdwy]", "90d")
+_COUNT = (r"\d{1,9}", "20")
+_SIZE = (r"\d+(\.\d+)?[kKmMgGtT]?[iI]?[bB]?", "20GB")
+_RETENTION = {
+    "retention.trash_days": (r"\d{1,5}", "30", "days that removed runs stay in the trash; 30 unless said"),
+    "retention.keep_last": (*_COUNT, "aml gc keeps that many newest runs of a project"),
+    "retention.keep_best": (*_COUNT, "aml gc keeps that many best runs of a project by retention.metric"),
+    "retention.metric": (r".+", "acc:max", "what retention.keep_best goes by: NAME, NAME:max or NAME:min"),
+    "retention.older_than": (*_DAYS, "aml gc keeps runs that are younger"),
+    "retention.max_bytes": (
+        r"\d+(\.\d+)?[kKmMgGtT]?[iI]?[bB]?",
+        "20GB",
+        "aml gc removes the oldest runs beyond that",
+    ),
+    "retention.drop_local": (*_DAYS, "aml gc drops copies of artifacts that a store has, of older runs"),
+}
+KEYS |= {key: (key, what) for key, (_, _, what) in _RETENTION.items()}
 
 # in a settings file they would travel with the project, or stay on the disk for good
 _CREDENTIALS = (
@@ -146,6 +167,28 @@ def _check_value(key: str, text: str) -> None:
         raise ConfigError(f"{key}: a value is a line of 1 to {_LONGEST} characters")
     if key.startswith(IMAGE) and (problem := images.problem(text)):
         raise ConfigError(f"{key}: {text!r} {problem}")
+    if key in _RETENTION and not re.fullmatch(_RETENTION[key][0], text):
+        raise ConfigError(
+            f"{key}: {text!r} cannot be read", hint=f"Such as: aml config set {key} {_RETENTION[key][1]}"
+        )
+    if key == STORE and not _is_store(text):
+        raise ConfigError(
+            f"{key}: {text!r} is no store",
+            hint="folder, folder:///PATH, azblob://CONTAINER[/PREFIX], s3://BUCKET[/PREFIX], gs://BUCKET[/PREFIX]",
+        )
+
+
+def store_url(project_root: str | None) -> str | None:
+    """The store of `artifacts.store` when it is another than the folder of this computer."""
+    text = value(project_root, STORE)
+    return text if text and text != "folder" else None
+
+
+def _is_store(text: str) -> bool:
+    """Whether this has the form of a store; the store itself looks at the rest."""
+    import re
+
+    return text == "folder" or re.fullmatch(r"[a-z][a-z0-9+]{1,20}://[^\s?#@]+", text) is not None
 
 
 # --- the files ----------------------------------------------------------------------------------------------

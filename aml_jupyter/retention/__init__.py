@@ -6,16 +6,18 @@ import os
 import time
 
 from aml_jupyter import installation, runs
-from aml_jupyter.confined import MissingFile, Root, is_temporary, read_bounded, remove_tree
+from aml_jupyter.confined import Root, is_temporary, read_bounded, remove_tree
 from aml_jupyter.errors import AmlError, RunNotFound
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.locks import exclusive
+from aml_jupyter.retention.policy import TRASH_AGE
+from aml_jupyter.retention.sizes import places_of, size_of
 from aml_jupyter.runs import trash
 from aml_jupyter.runs.damage import BEING_MADE, Finding
 from aml_jupyter.runs.directory import RunDirectory, project_folders, trash_of
 from aml_jupyter.runs.groups import drop_groups
-from aml_jupyter.runs.removal import REMOVING, artifacts_of, drop_id, finish_removal, left_of
+from aml_jupyter.runs.removal import REMOVING, drop_id, finish_removal, left_of
 from aml_jupyter.snapshot import Store
 
 TYPE_CHECKING = False
@@ -27,10 +29,6 @@ if TYPE_CHECKING:
 
 # working copies of ended runs stay this long, so that what was not kept can still be rescued; seconds
 WORKING_COPY_AGE = 7 * 86400
-
-
-# removed runs stay in the trash this long unless a setting says otherwise; seconds
-TRASH_AGE = 30 * 86400
 
 # environments and locks that nothing asks for stay this long, in case something does again; seconds
 ENVIRONMENT_AGE = 30 * 86400
@@ -97,7 +95,7 @@ def _collect(home: str, dry_run: bool, trash_age: float) -> Freed:
     folders += [folder for one in half_removed for folder in left_of(one)]
     environments = list(_old_environments(home, records))
     folders += [folder for one in expired for folder in places_of(one)]
-    freed = sum(map(_size, folders + leftovers + runtimes + environments))
+    freed = sum(map(size_of, folders + leftovers + runtimes + environments))
     emptied = [one.run_id for one in expired]
     if not dry_run:
         emptied = _empty(expired)
@@ -196,14 +194,6 @@ def _known(directories: list[RunDirectory]) -> Iterator[tuple[RunDirectory, Reco
             yield from _records([one])
         except AmlError:
             continue
-
-
-def places_of(directory: RunDirectory) -> list[str]:
-    """Where the files of a run lie: its directory and its artifacts, here or on their way into the trash."""
-    prefix = artifacts_of(directory)
-    homes = {directory.home, directory.home.removesuffix(trash_of(""))}
-    folders = [f"{home}/artifacts/{prefix}" for home in sorted(homes)]
-    return [directory.path, *filter(os.path.isdir, folders)]
 
 
 def _being_made(directories: list[RunDirectory]) -> Iterator[str]:
@@ -429,14 +419,3 @@ def _old(path: str, seconds: float) -> bool:
 
 def _age(moment: float) -> float:
     return time.time() - moment
-
-
-def _size(path: str) -> int:
-    """Bytes of a file, or of all files below a folder; 0 when it is gone."""
-    try:
-        if not os.path.isdir(path):
-            return os.lstat(path).st_size
-        with Root(path) as root:
-            return sum(entry.size for entry in root.walk() if entry.kind == "file")
-    except (FileNotFoundError, MissingFile):
-        return 0
