@@ -123,7 +123,7 @@ def card_of(directory: RunDirectory, record: Record | None = None, **changes: An
         "as_of": "" if record.ended else runs.utc()[11:19],
         "phases": record.phases,
         "metrics": record.metrics,
-        "params": record.params,
+        "params": record.all_params,
         "tags": record.tags,
         "note": record.note,
         "artifacts": _files(directory) if record.artifacts else (),

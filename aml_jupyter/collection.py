@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # how much of the end of a log is searched for the last words of a script, in bytes
 TAIL = 4096
 MOST_WARNINGS = 100
+# events that say something of the run, in words: see logged.py
+WORDS = ("param", "tag", "dataset")
+MOST_WORDS = 100_000
 OURS = frozenset(
     [
         "run.json",
@@ -108,13 +111,36 @@ def collect(
     return fields
 
 
-def _merge_metrics(directory: RunDirectory, _record: Record, warnings: list[str]) -> dict[str, Any]:
-    events = _noting_warnings(read_events(directory.events_jsonl), warnings)
+def _merge_metrics(directory: RunDirectory, record: Record, warnings: list[str]) -> dict[str, Any]:
+    words: list[dict[str, Any]] = []
+    events = _noting(read_events(directory.events_jsonl), warnings, words)
 
     def read(sha256: str) -> bytes:
         return runs.payload(directory, sha256, LARGEST_VALUE)
 
-    return {"metrics": merge_metrics(events, read, warnings)}
+    fields: dict[str, Any] = {"metrics": merge_metrics(events, read, warnings)}
+    return {**fields, **_keep_words(directory, record, words, warnings)} if words else fields
+
+
+def _keep_words(
+    directory: RunDirectory, record: Record, words: list[dict[str, Any]], warnings: list[str]
+) -> dict[str, Any]:
+    """Parameters, tags and a name that the program logged; what a person said of the run is left as it is."""
+    from aml_jupyter import logged
+
+    found = logged.gather(words, warnings)
+    labels = runs.read_labels(directory)
+    given = {name: value for name, value in found.tags.items() if name.strip() and name not in labels.tags}
+    good = found.name.isprintable() and not found.name.startswith("@") and found.name != record.run_id
+    name = found.name[:250] if good and not labels.name else None
+    note = found.note if not labels.note else None
+    try:
+        if given or name or note:
+            runs.set_labels(directory, name=name or None, tags=given, note=note or None)
+    except (AmlError, OSError) as error:
+        warnings.append(f"tags that the program logged are not kept: {error}")
+    mlflow = {"mlflow": found.mlflow} if found.mlflow else {}
+    return {"logged_params": found.params, "properties": {**record.properties, **mlflow}}
 
 
 def _keep_artifacts(directory: RunDirectory, _record: Record, warnings: list[str]) -> dict[str, Any]:
@@ -140,9 +166,16 @@ ARTIFACTS = "artifacts"
 STEPS = ((_merge_metrics, "metrics"), (_keep_artifacts, ARTIFACTS), (_list_unkept, "files written elsewhere"))
 
 
-def _noting_warnings(events: Iterator[dict[str, Any]], warnings: list[str]) -> Iterator[dict[str, Any]]:
-    """The events unchanged; what they warn of is added to the warnings, each text once."""
+def _noting(
+    events: Iterator[dict[str, Any]], warnings: list[str], words: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The events unchanged; what they warn of is added to the warnings, each text once.
+
+    Parameters, tags and datasets are added to `words`, as many as anybody can want.
+    """
     for event in events:
+        if event["type"] in WORDS and len(words) < MOST_WORDS:
+            words.append(event)
         text = event.get("text") if event["type"] == "warning" else None
         if isinstance(text, str) and text not in warnings and len(warnings) < MOST_WARNINGS:
             warnings.append(text)

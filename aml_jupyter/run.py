@@ -54,8 +54,8 @@ class Run:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The parameters it was given."""
-        return self.record.params
+        """The parameters it was given, and those that its program logged."""
+        return self.record.all_params
 
     @property
     def phases(self) -> Mapping[str, float]:

@@ -66,6 +66,8 @@ class Record(Value):
     notebook: str | None = None
     cell_id: str | None = None
     params: Mapping[str, Any] = _EMPTY
+    # what its program said that they were, once it runs
+    logged_params: Mapping[str, str] = _EMPTY
     environment_names: tuple[str, ...] = ()
     environment_secret: tuple[str, ...] = ()
     interpreter: str = ""
@@ -113,6 +115,11 @@ class Record(Value):
     def ended(self) -> bool:
         """Whether the ending is written: it never changes again."""
         return self.status in TERMINAL
+
+    @property
+    def all_params(self) -> Mapping[str, Any]:
+        """The parameters it was given, and those that its program logged under other names."""
+        return {**self.logged_params, **self.params} if self.logged_params else self.params
 
     def to_json(self) -> dict[str, Any]:
         """The document of run.json, without its checksum."""

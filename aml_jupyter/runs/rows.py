@@ -49,6 +49,7 @@ _MANIFEST_LIMIT = 256 << 20
 def row_of(directory: RunDirectory, record: Record) -> Row:
     """The row of a record that was merged with its evidence and labels."""
     row = {name: getattr(record, name) for name in KEYS}
+    row["params"] = record.all_params
     row["artifacts"] = _artifact_paths(directory) if record.ended else []
     return row
 
