@@ -116,6 +116,7 @@ def test_the_runtime_is_started_with_the_standard_library_alone() -> None:
 # which calls a module makes that open by name, follow links or copy trees, and why it may; `confined` has the
 # others' way to do it
 PLAIN_ACCESS = {
+    "az.py": ({"open"}, "programs on PATH, which the person put there"),
     "cell.py": ({"open"}, "writes into a job folder that it is the first to fill"),
     "cli.py": ({"open"}, "standard streams that are missing"),
     "connection/trust.py": ({"open"}, "the user's own known_hosts, which is theirs to link"),

@@ -9,6 +9,7 @@ from aml_jupyter.printable import safe_name, safe_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import IO, Any
 
 
@@ -72,6 +73,22 @@ class Screen:
         self.err.write(question)
         self.err.flush()
         return sys.stdin.readline()
+
+    def become(self, words: Sequence[str], variables: Mapping[str, str], folder: str | None) -> int:
+        """Let a program take the place of this process: signals and exit status are then its own.
+
+        A notebook waits for it instead and returns its exit status.  Raises OSError.
+        """
+        import signal
+
+        self.out.flush()
+        self.err.flush()
+        if folder is not None:
+            os.chdir(folder)
+        # ignored in Python, and what is ignored stays so in programs
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        os.execvpe(words[0], list(words), dict(variables))  # noqa: S606 - its words are a list
 
     def json(self, value: Any) -> None:
         """Print a value as JSON."""
