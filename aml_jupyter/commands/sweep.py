@@ -30,7 +30,7 @@ def asked_of(options: Namespace) -> Asked:
     """What the options of a line ask of a sweep.  Raises UsageError."""
     return sweep.Asked(
         axes=tuple(map(axes.parse, options.sweep)),
-        jobs=options.jobs or sweep.JOBS,
+        jobs=sweep.JOBS if options.jobs is None else options.jobs,
         max_trials=options.max_trials,
         random=options.random,
         seed=options.seed,
@@ -51,7 +51,7 @@ def check_alone(options: Namespace) -> None:
         "--fail-fast": options.fail_fast,
     }
     for word, value in given.items():
-        if value not in (None, "", False):
+        if value is not None and value is not False and value != "":
             hint = "aml queue jobs N says how many runs of the queue go on at a time." if word == "-j" else ""
             raise UsageError(f"{word} is for a sweep: add --sweep NAME=VALUES", hint=hint)
 
@@ -190,7 +190,9 @@ def plan_trials(request: Request, options: Namespace, screen: Screen, *, as_json
     requests = sweep.plan(request, asked_of(options))
     names = [axes.parse(text).name for text in options.sweep]
     if not as_json:
-        screen.remark(f"{len(requests)} trials, {options.jobs or sweep.JOBS} at a time:")
+        screen.remark(
+            f"{len(requests)} trials, {sweep.JOBS if options.jobs is None else options.jobs} at a time:"
+        )
         for number, one in enumerate(requests, 1):
             screen.remark(f"  {number}  {axes.shown({name: one.params[name] for name in names})}")
         screen.remark("the first of them:")

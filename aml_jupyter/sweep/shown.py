@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # trials that are shown at a time; --json has all
 MOST, LONGEST = 100, 40
+MOST_MESSAGES, LONGEST_MESSAGE = 5, 160
 _LIVE = ("Preparing", "Running", "Finalizing", "CancelRequested")
 _GOOD, _BAD, _BUSY, _IDLE = "#2a9d5c", "#d9534f", "#2f81d6", "#808080"
 _COLOURS = {"Completed": _GOOD, "Failed": _BAD, "NotResponding": "#b9770e", **dict.fromkeys(_LIVE, _BUSY)}
@@ -36,9 +37,8 @@ def headline(table: Table) -> str:
     told = ", ".join(f"{count} {word}" for count, word in counts if count)
     best = next((one for one in table.trials if one.run_id == table.best), None)
     if best is not None:
-        told += (
-            f"; best {safe_name(table.metric)} {_number(best)} with {_params(table, best)} ({best.run_id})"
-        )
+        told += f"; best {safe_name(table.metric)} {_number(best)} with {_params(table, best)}"
+        told += f" ({safe_name(best.run_id)})"
     return f"{safe_name(table.record.run_id)}: {len(table.trials)} trials: {told}"
 
 
@@ -69,7 +69,7 @@ def line(table: Table, trial: Trial) -> str:
     if trial.metric is not None:
         told += f"  {safe_name(table.metric)}={_number(trial)}"
     message = f": {safe_name(shortened(trial.message, 200))}" if trial.status == "Failed" else ""
-    return f"{told}  {trial.run_id}{message}"
+    return f"{told}  {safe_name(trial.run_id)}{message}"
 
 
 def chosen(table: Table) -> Sequence[Trial]:
@@ -91,12 +91,24 @@ def plain(table: Table) -> str:
     lines = [
         "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in grid
     ]
-    return "\n".join([headline(table), *lines, *_rest(table)])
+    return "\n".join([headline(table), *lines, *_notes(table)])
+
+
+def _notes(table: Table) -> list[str]:
+    """Why trials failed, the first of them; and how many trials there are beside those that are shown."""
+    failed = [one for one in chosen(table) if one.message and one.status != "Canceled"]
+    told = [
+        f"{one.number}: {safe_name(shortened(one.message, LONGEST_MESSAGE))}"
+        for one in failed[:MOST_MESSAGES]
+    ]
+    if len(failed) > MOST_MESSAGES:
+        told.append(f"… {len(failed) - MOST_MESSAGES} more that failed")
+    return told + _rest(table)
 
 
 def _rest(table: Table) -> list[str]:
     left = len(table.trials) - MOST
-    return [f"… {left} more: aml show {table.record.run_id} --json"] if left > 0 else []
+    return [f"… {left} more: aml show {safe_name(table.record.run_id)} --json"] if left > 0 else []
 
 
 def bundle(table: Table) -> dict[str, str]:
@@ -107,11 +119,11 @@ def bundle(table: Table) -> dict[str, str]:
 def html(table: Table) -> str:
     """The table as HTML with nothing but inline styles."""
     colour = _COLOURS.get(table.record.status, _IDLE)
-    name = f"<b>{_cell(table.record.name)}</b> " if table.record.name else ""
+    name = f"<b>{_cell(safe_name(table.record.name))}</b> " if table.record.name else ""
     head = "".join(f'<th scope="col" style="{_TH}">{_cell(one)}</th>' for one in columns(table))
     body = "".join(_row(table, one) for one in chosen(table))
-    rest = "".join(f'<div style="{_MUTED}">{_cell(one)}</div>' for one in _rest(table))
-    label = escape(f"Sweep {table.record.run_id}", quote=True)
+    rest = "".join(f'<div style="{_MUTED}">{_cell(one)}</div>' for one in _notes(table))
+    label = escape(safe_name(f"Sweep {table.record.run_id}"), quote=True)
     return (
         f'<div role="group" aria-label="{label}" style="box-sizing:border-box;max-width:980px;margin:4px 0;'
         f"padding:10px 14px 12px;border:1px solid {_LINE};border-left:4px solid {colour};border-radius:6px;"

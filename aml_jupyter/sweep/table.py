@@ -6,7 +6,7 @@ import math
 import os
 
 from aml_jupyter import runs
-from aml_jupyter.errors import AmlError
+from aml_jupyter.errors import AmlError, UsageError
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.sweep import split_metric
@@ -74,7 +74,7 @@ class Trials:
         """How the sweep stands now.  Raises RunNotFound when the parent was removed."""
         record = runs.read_record(self.parent)
         described = _described(record)
-        name, more = split_metric(described["metric"])
+        name, more = described["metric"], described["more"]
         trials = []
         for number, run_id in enumerate(described["trials"], 1):
             trial = self._ended.get(run_id) or self._trial(number, run_id, name)
@@ -120,10 +120,15 @@ def _described(record: Record) -> dict[str, Any]:
     found = record.properties.get("sweep")
     found = found if isinstance(found, dict) else {}
     axes, trials, metric = found.get("axes"), found.get("trials"), found.get("metric")
+    try:
+        name, more = split_metric(metric if isinstance(metric, str) else "")
+    except UsageError:
+        name, more = "", True
     return {
         "axes": [str(name) for name in axes] if isinstance(axes, dict) else [],
         "trials": [one for one in trials if isinstance(one, str)] if isinstance(trials, list) else [],
-        "metric": metric if isinstance(metric, str) and metric.rpartition(":")[1:] != (":", "") else "",
+        "metric": name,
+        "more": more,
     }
 
 
