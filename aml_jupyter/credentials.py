@@ -1,4 +1,4 @@
-"""Passwords of machines reached by ssh: a variable, what a person typed here, the keyring; never a file.
+"""Passwords of machines reached by ssh, secrets for runs: a variable, what was typed, the keyring; no file.
 
 A supervisor has its password as the variable, in its memory; whoever starts it hands that over.
 """
@@ -35,7 +35,7 @@ def entry(address: str, username: str | None) -> str:
 
 def password_of(name: str, address: str, username: str | None) -> Secret | None:
     """The password of a machine: the variable's, one that is remembered, the keyring's; else None."""
-    return at_hand(name, address, username) or _kept(entry(address, username))
+    return at_hand(name, address, username) or kept(entry(address, username))
 
 
 def at_hand(name: str, address: str, username: str | None) -> Secret | None:
@@ -65,28 +65,60 @@ def ways(name: str) -> str:
 
 def keep(name: str, address: str, username: str | None, password: Secret) -> None:
     """Store a password in the keyring.  Raises ConfigError `secret.no_keyring` where there is none."""
+    _keep(entry(address, username), password, variable(name))
+
+
+def secret_of(name: str) -> Secret | None:
+    """The secret that runs know by the variable `name`: this process's variable, else the keyring's."""
+    if text := os.environ.get(name):
+        return Secret(text)
+    return kept(_secret(name))
+
+
+def keep_secret(name: str, secret: Secret) -> None:
+    """Store a secret for runs in the keyring.  Raises ConfigError `secret.no_keyring` where there is none."""
+    _keep(_secret(name), secret, name)
+
+
+def forget_secret(name: str) -> bool:
+    """Take a secret for runs out of the keyring; whether it was there."""
+    if kept(_secret(name)) is None:
+        return False
+    import keyring
+
+    keyring.delete_password(SERVICE, _secret(name))
+    return True
+
+
+def _secret(name: str) -> str:
+    # a login has an @ in it, so the two never meet
+    return f"variable {name}"
+
+
+def _keep(which: str, secret: Secret, instead: str) -> None:
+    """Store something in the keyring; `instead` is the variable that does without it."""
     try:
         import keyring
         import keyring.errors
     except ImportError:
-        raise _no_keyring(name, "the package keyring is not installed") from None
+        raise _no_keyring(instead, "the package keyring is not installed") from None
     try:
-        keyring.set_password(SERVICE, entry(address, username), password.reveal())
+        keyring.set_password(SERVICE, which, secret.reveal())
     except keyring.errors.NoKeyringError:
-        raise _no_keyring(name, "this computer has no keyring that could be used") from None
+        raise _no_keyring(instead, "this computer has no keyring that could be used") from None
     except keyring.errors.KeyringError as error:
-        raise _no_keyring(name, f"the keyring does not take it: {type(error).__name__}") from None
+        raise _no_keyring(instead, f"the keyring does not take it: {type(error).__name__}") from None
 
 
-def _no_keyring(name: str, why: str) -> ConfigError:
+def _no_keyring(instead: str, why: str) -> ConfigError:
     return ConfigError(
         f"the password was not stored: {why}",
         code="secret.no_keyring",
-        hint=f"pip install 'aml_jupyter[secrets]' brings the package. Without it, set {variable(name)}.",
+        hint=f"pip install 'aml_jupyter[secrets]' brings the package. Without it, set {instead}.",
     )
 
 
-def _kept(which: str) -> Secret | None:
+def kept(which: str) -> Secret | None:
     """What the keyring has; one that is locked, broken or not there has nothing."""
     try:
         import keyring

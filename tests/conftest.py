@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests import engines
+from tests.azurite import azurite
 from tests.engines import Engine, PrivateEngine
 from tests.other_user import OtherUser
 from tests.requirements import python_versions
+
+__all__ = ["azurite"]  # a fixture too
 
 # names the folder that all workers of a suite share
 _SCRATCH = "AML_TESTS_SCRATCH"

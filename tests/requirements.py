@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,6 +34,8 @@ def need(name: str) -> str:
         return ""
     if name == "index":
         return _index()
+    if name == "azurite":
+        return _azurite()
     if name == "pyspark":
         if importlib.util.find_spec(name) is None:
             missing(name, "no such package in this interpreter")
@@ -42,6 +45,14 @@ def need(name: str) -> str:
     if found is None:
         missing(name, "no such program on PATH")
     return str(found)
+
+
+def _azurite() -> str:
+    """What `make test` installs beside the packages of Python; it needs node."""
+    program = Path(sys.prefix) / "azurite" / "node_modules" / ".bin" / "azurite-blob"
+    if shutil.which("node") is None or not program.exists():
+        missing("azurite", "it is not installed below the virtual environment, or there is no node")
+    return str(program)
 
 
 def _index() -> str:

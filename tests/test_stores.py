@@ -10,6 +10,7 @@ import pytest
 from aml_jupyter.artifacts.opening import open_store
 from aml_jupyter.errors import ArtifactError
 from aml_jupyter.testing.artifact_store import ArtifactStoreContract
+from tests.azurite import Azurite
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,20 @@ class TestFolderOfATeam(ArtifactStoreContract):
     def store(self, tmp_path: Path) -> ArtifactStore:
         (tmp_path / "team").mkdir()
         return open_store(f"folder://{tmp_path}/team")
+
+
+class TestBlobs(ArtifactStoreContract):
+    @pytest.fixture
+    def store(self, azurite: Azurite) -> ArtifactStore:
+        return open_store(f"azblob://{azurite.container()}", azurite.environ)
+
+
+class TestBlobsBelowAPrefix(ArtifactStoreContract):
+    @pytest.fixture
+    def store(self, azurite: Azurite) -> ArtifactStore:
+        container = azurite.container()
+        token = azurite.sas(container)
+        return open_store(f"azblob://{container}/team/ä b", azurite.sas_environ(token))
 
 
 def test_what_is_kept_in_the_folder_of_a_team_is_for_all_who_may_use_the_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Any file system of fsspec as a store of artifacts: S3, Google Cloud Storage and whatever else is installed."""
+"""Any file system of fsspec as a store of artifacts: S3, Google Cloud Storage, whatever is installed."""
 
 from __future__ import annotations
 

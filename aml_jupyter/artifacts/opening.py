@@ -65,9 +65,9 @@ def check_url(url: str) -> None:
     scheme, separator, rest = url.partition("://")
     if not separator or not re.fullmatch(r"[a-z][a-z0-9+]{0,20}", scheme):
         raise _wrong(f"{_safe(url)!r} is no store of artifacts", f"There are: {_FORMS}.")
-    if re.search(r"[@?#;\s]", rest) or not rest.isprintable():
+    if re.search(r"[@?#;]", rest) or not rest.isprintable():
         raise _wrong(
-            f"an address of a store ({scheme}://...) has none of @ ? # ; and no spaces",
+            f"an address of a store ({scheme}://...) has none of @ ? # ;",
             "Credentials come from the environment, for azblob AZURE_STORAGE_CONNECTION_STRING.",
         )
     if scheme == "folder":
