@@ -24,7 +24,7 @@ setup: $(STAMPS)/setup ## make .venv with the `aml` command in it
 demo: $(STAMPS)/demo ## set up, run notebooks/quickstart.ipynb on `local`, its first cell on `docker` too, print the runs
 	@$(BIN)/python notebooks/demo.py
 
-test: system check ## set up, then pass lint, types, contracts and all tests
+test: system check $(STAMPS)/azurite ## set up, then pass lint, types, contracts and all tests
 	$(PYTEST)
 
 check: $(STAMPS)/test ## lint, format, types, import contracts
@@ -40,7 +40,7 @@ HEAVY := test_cli test_commands test_collection test_experiment test_follow test
 fast: $(STAMPS)/test ## the tests that start few processes (under 30 s)
 	$(PYTEST) -m "not slow and not faults and not soak" $(HEAVY:%=--ignore=tests/%.py)
 
-bench: $(STAMPS)/test ## measure against the floors and peers (benchmarks/README.md)
+bench: $(STAMPS)/test $(STAMPS)/azurite ## measure against the floors and peers (benchmarks/README.md)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 soak: $(STAMPS)/test ## the tests that take hours
@@ -60,7 +60,7 @@ clean: ## remove what the other verbs made, .venv apart
 # program:package of what some tests use; without them those tests skip by name (AML_REQUIRE makes that a failure)
 SYSTEM := strace:strace setpriv:util-linux unshare:util-linux mount:mount mkfs.ext4:e2fsprogs faketime:faketime \
 	dockerd:docker.io iptables:iptables ip:iproute2 mmdebstrap:mmdebstrap sshd:openssh-server ssh:openssh-client \
-	java:default-jre-headless pgrep:procps useradd:passwd fish:fish tcsh:tcsh zsh:zsh
+	java:default-jre-headless pgrep:procps useradd:passwd fish:fish tcsh:tcsh zsh:zsh node:nodejs npm:npm
 
 # what is installed for tests starts no service: the policy is there while the packages are set up
 system:
@@ -73,6 +73,14 @@ system:
 		if [ ! -e $$policy ]; then trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; fi; \
 		apt-get install -qq -y --no-install-recommends $$packages >/dev/null; \
 	else echo "not here:$$missing (tests that need them are skipped; to have them: sudo apt-get install$$packages)"; fi
+
+# Blob storage on this machine, for tests; the newest that Debian's node runs
+$(STAMPS)/azurite: $(STAMPS)/setup
+	@if command -v npm >/dev/null; then \
+		echo "installing Azurite into .venv ..."; \
+		npm install --silent --no-fund --no-audit --prefix .venv/azurite azurite@3.35.0 && touch $@ || \
+			echo "Azurite cannot be installed (tests that need it are skipped)"; \
+	else echo "not here: npm (tests that need Azurite are skipped)"; fi
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
