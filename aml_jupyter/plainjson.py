@@ -67,6 +67,8 @@ def loads(data: bytes | str, object_hook: Callable[[dict[str, Any]], Any] | None
         value, end = _PARTS[0](text, object_hook)
     except StopIteration:
         raise ValueError("no JSON value") from None
+    except SystemError:  # how Python 3.11 says that it would need `json` for the error's message
+        raise ValueError("no whole JSON value") from None
     if end != len(text):
         raise ValueError(f"text after the JSON value, at character {end}")
     return value

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -41,3 +42,16 @@ def test_neither_re_nor_enum_is_imported() -> None:
     code = "import sys; from aml_jupyter import plainjson; print(plainjson.loads('[1]'), 're' in sys.modules)"
     done = subprocess.run([sys.executable, "-S", "-E", "-c", code], capture_output=True, text=True, cwd=".")
     assert done.stdout.split() == ["[1]", "False"]
+
+
+@pytest.mark.parametrize("text", ["{", '{"a', '"abc', '{"a": 1', "[1,", '"\\x"', "", "nul"])
+def test_json_that_ends_too_early_is_a_value_error_also_where_nobody_loaded_json(text: str) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from aml_jupyter import plainjson\n"
+        "assert 'json.decoder' not in sys.modules\n"
+        "try: plainjson.loads(sys.argv[2])\n"
+        "except ValueError: sys.exit(42)\n"
+    )
+    parent = str(Path(plainjson.__file__).parent.parent)
+    done = subprocess.run([sys.executable, "-S", "-E", "-s", "-c", code, parent, text], timeout=60)
+    assert done.returncode == 42
