@@ -80,7 +80,7 @@ def _store_of(directory: RunDirectory) -> str:
 
 
 def _what(link: Link) -> str:
-    files = f", {link.files} files" if link.kind == "folder" else ""
+    files = f", {link.files} file{'s' * (link.files != 1)}" if link.kind == "folder" else ""
     return f"{safe_name(link.path)} of {safe_name(link.run_id)}, {shown_size(link.size)}{files}"
 
 

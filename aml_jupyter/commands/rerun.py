@@ -69,6 +69,11 @@ def do_rerun(options: Namespace, screen: Screen) -> int:
 
     request = rerun_request(options)
     original = find_run(options.run)
+    if options.needed:
+        from aml_jupyter.commands.needed import completed, show_completed
+
+        if found := completed(request, None, options, screen):
+            return show_completed(found, options, screen)
     directory = rerunning.submit(request, ForkedStarter)
     if options.detach:
         return _tell_detached(directory, original, options, screen)

@@ -12,12 +12,13 @@ from aml_jupyter.commands.resources import (
     parse_size,
     resources_of,
 )
-from aml_jupyter.errors import ConfinedError, UsageError
+from aml_jupyter.commands.variables import add_variable_options, environment_of
+from aml_jupyter.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from aml_jupyter.commands.screen import Screen
@@ -50,9 +51,7 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--message", default="", help="a note on the run")
     add("-p", "--param", action="append", default=[], type=parse_pair, metavar="NAME=VALUE",
         help="a parameter: a variable of a cell, --NAME=VALUE for a script")  # fmt: skip
-    add("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]",
-        help="an environment variable; without a value, this one's own; written nowhere")  # fmt: skip
-    add("--env-file", action="append", default=[], metavar="FILE", help="variables, NAME=VALUE a line")
+    add_variable_options(parser)
     add("-d", "--detach", "--bg", "--no-wait", action="store_true", help="return at once; the run goes on")
     add("-q", "--quiet", action="store_true", help="do not print what the run prints")
     add("-w", "--workdir", metavar="DIR", help="the folder in the copy to start in")
@@ -60,6 +59,8 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--from-run", metavar="RUN", help="the code of an earlier run instead of the folder as it is now")
     add("--input", dest="given", action="append", default=[], type=parse_pair, metavar="NAME=RUN:PATH",
         help="an artifact of an earlier run, or asset:NAME; a read-only copy below inputs/NAME")  # fmt: skip
+    add("--needed", action="store_true",
+        help="not where a run of the same code, parameters, inputs and environment has completed")  # fmt: skip
     add("--dry-run", action="store_true", help="say what would be run and sent, and stop")
     add(
         "--include", action="append", default=[], metavar="GLOB", help="send it although a rule leaves it out"
@@ -75,6 +76,10 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("--project", metavar="DIR", help="the project; found from the working folder unless said")
     add("--no-raise-error", dest="raise_error", action="store_false", help="a failed run is only reported")
     _add_sweep_options(parser)
+
+
+# what the options of sweeps and of the queue are called behind the dashes
+_SWEEP_OPTIONS = ("sweep", "jobs", "max_trials", "random", "seed", "metric", "fail_fast", "queue")
 
 
 def _add_sweep_options(parser: ArgumentParser) -> None:
@@ -134,46 +139,6 @@ def project_of(options: Namespace) -> Project:
         ) from error
 
 
-def environment_of(options: Namespace) -> dict[str, str]:
-    """Variables of `--env-file` and `-e`, the latter winning.  Raises UsageError."""
-    from aml_jupyter.validation import check_environment
-
-    found: dict[str, str] = {}
-    for path in options.env_file:
-        found.update(_read_env_file(path))
-    for text in options.env:
-        name, equals, value = text.partition("=")
-        if not equals and name not in os.environ:
-            raise UsageError(f"-e {name}: there is no such variable here", hint=f"-e {name}=VALUE sets one.")
-        found[name] = value if equals else os.environ[name]
-    check_environment(found)
-    return found
-
-
-def _read_env_file(path: str) -> Mapping[str, str]:
-    from aml_jupyter.confined import read_bounded
-
-    try:
-        text = read_bounded(os.path.abspath(path), 1 << 20).decode()
-    except ConfinedError as error:
-        raise UsageError(f"--env-file {error.message}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--env-file {path!r} is not UTF-8: byte {error.start}") from error
-    found = {}
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-        if not line or line.startswith("#"):
-            continue
-        name, equals, value = line.removeprefix("export ").partition("=")
-        if not equals:
-            # the line itself may be a secret
-            raise UsageError(f"{path}:{number}: a line must be NAME=VALUE")
-        value = value.strip()
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-            value = value[1:-1]
-        found[name.strip()] = value
-    return found
-
-
 def params_of(options: Namespace) -> dict[str, object]:
     """Parameters by name; a value that is JSON is that value, everything else is text."""
     found: dict[str, object] = {}
@@ -221,6 +186,11 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
     if options.dry_run or options.prepare_only:
         return without_run(request, project, options, screen)
     _warn_of_secrets(request.arguments, screen)
+    if getattr(options, "needed", False) and not wants_queue(options):
+        from aml_jupyter.commands.needed import completed, show_completed
+
+        if found := completed(request, project, options, screen):
+            return show_completed(found, options, screen)
     if wants_queue(options):
         from aml_jupyter.commands import sweep
 
@@ -247,8 +217,8 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
 
 def wants_queue(options: Namespace) -> bool:
     """Whether a line asks for a sweep or for the queue, or has an option of them."""
-    names = ("sweep", "jobs", "max_trials", "random", "seed", "metric", "fail_fast", "queue")
-    return any(getattr(options, name, None) for name in names)
+    given = (getattr(options, name, None) for name in _SWEEP_OPTIONS)
+    return any(value is not None and value is not False and value not in ("", []) for value in given)
 
 
 def without_run(

@@ -131,7 +131,7 @@ def _as_it_was(request: Request, source: RunDirectory, record: Record, asked: Ma
         arguments=request.arguments or record.arguments,
         params={**record.params, **request.params},
         timeout=request.timeout if request.timeout is not None else asked.get("timeout"),
-        workdir=_workdir(source, record, asked),
+        workdir=workdir_of(source, record, asked),
         notebook=record.notebook,
         cell_id=request.cell_id or record.cell_id,
         resources={**(asked.get("resources") or {}), **request.resources},
@@ -144,7 +144,7 @@ def given_reference(one: Mapping[str, Any]) -> str:
     return f"{one.get('run_id')}:{one.get('path')}"
 
 
-def _workdir(source: RunDirectory, record: Record, asked: Mapping[str, Any]) -> str:
+def workdir_of(source: RunDirectory, record: Record, asked: Mapping[str, Any]) -> str:
     """The folder in the copy that the run started in."""
     cwd = str(asked.get("cwd") or "")
     top = demands.work_folder(record.kind, source.path)

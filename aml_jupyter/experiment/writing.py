@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.experiment.request import Plan
+    from aml_jupyter.lineage import Linked
     from aml_jupyter.runs import Record, RunDirectory
     from aml_jupyter.snapshot import Snapshot
 
 
-def _take_snapshot(planned: Plan, store: Any) -> Snapshot:
+def take_snapshot(planned: Plan, store: Any) -> Snapshot:
+    """The snapshot of a planned run: of the project as it is now, or of the run whose code it takes."""
     from aml_jupyter.snapshot import Rules, Snapshot
 
     if planned.source_run:
@@ -86,7 +88,7 @@ def write(planned: Plan, directory: RunDirectory | None = None) -> RunDirectory:
     request, home = planned.request, aml_home()
     try:
         began = time.monotonic()
-        snapshot = _take_snapshot(planned, Store(home + "/snapshots"))
+        snapshot = take_snapshot(planned, Store(home + "/snapshots"))
         spent = round(time.monotonic() - began, 6)
         planned = _with_links(planned, directory, snapshot, home)
         _write_job(planned, directory, snapshot, home)
@@ -165,22 +167,29 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
 
 
 def _with_links(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home: str) -> Plan:
-    """The plan with what the link files of the project name, where it has a folder for them."""
-    if planned.source_run is None and not os.path.isdir(planned.project.root + "/assets"):
+    """The plan with what the link files of the project name; the run is told where it lies."""
+    found = linked_by(planned, snapshot, home)
+    if found is None:
         return planned
+    if placed := found.as_document(demands.work_folder(planned.target.kind, directory.path)):
+        runs.write_json(directory.job + "/assets.json", placed)
+    return planned.replace(given=(*planned.given, *found.given))
+
+
+def linked_by(planned: Plan, snapshot: Snapshot, home: str) -> Linked | None:
+    """What the link files of a snapshot name; None for a project that has no folder for them."""
+    if planned.source_run is None and not os.path.isdir(planned.project.root + "/assets"):
+        return None
     from aml_jupyter import lineage
     from aml_jupyter.snapshot import Store
 
     store = Store(home + "/snapshots")
-    found = lineage.linked(
+    return lineage.linked(
         store.manifest(snapshot.id),
         lambda path: store.read(snapshot.id, path),
         planned.request.cell,
         home,
     )
-    if placed := found.as_document(demands.work_folder(planned.target.kind, directory.path)):
-        runs.write_json(directory.job + "/assets.json", placed)
-    return planned.replace(given=(*planned.given, *found.given))
 
 
 def _given(planned: Plan, snapshot: Snapshot, home: str) -> dict[str, Any]:

@@ -268,6 +268,11 @@ def _ignore(_text: str) -> None:
     """Say nothing."""
 
 
+def place_of(job: Job) -> Place:
+    """Where the engine of a job is."""
+    return _place(job)
+
+
 def _place(job: Job) -> Place:
     if job.kind == "docker":
         return Here()
