@@ -5,7 +5,8 @@
     aml_jupyter.submit("local", "train.py", ["--rate", "0.1"])     start a run
     aml_jupyter.sweep("local", "train.py", {"rate": [0.1, 0.01]})  a run for each value
     aml_jupyter.run("@last").metrics                               an earlier one
-    aml_jupyter.runs(order_by="metrics.accuracy DESC")             many
+    aml_jupyter.runs("metrics.accuracy > 0.9")                     many
+    aml_jupyter.compare("@last~1", "@last")                        what differs between runs
 
 Importing the package loads nothing else of it: each name loads what it needs when it is first used.
 """
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from aml_jupyter.run import Run as Run
     from aml_jupyter.run import RunSet as RunSet
     from aml_jupyter.run import Sweep as Sweep
+    from aml_jupyter.run import comparison as compare
     from aml_jupyter.run import find as run
     from aml_jupyter.run import submit as submit
 
@@ -30,6 +32,7 @@ __all__ = [
     "RunSet",
     "Sweep",
     "__version__",
+    "compare",
     "load_ipython_extension",
     "run",
     "runs",
@@ -40,8 +43,8 @@ __all__ = [
 
 # name -> the module that has it
 _LATER = {"Run": "run", "RunSet": "run", "Sweep": "run", "submit": "run"}
-# modules that are also functions of the same name: aml_jupyter.run(...), .runs(...) and .sweep(...)
-_CALLED = ("run", "runs", "sweep")
+# modules that are also functions of the same name: aml_jupyter.run(...), .runs(...) and so on
+_CALLED = ("compare", "run", "runs", "sweep")
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from aml_jupyter.card import Card
+    from aml_jupyter.compare import Comparison
     from aml_jupyter.experiment import Request
     from aml_jupyter.portability import Group, Verdict
     from aml_jupyter.runs import Record, RunDirectory
@@ -465,5 +466,23 @@ def table(
     return rows if find_spec("pandas") is None else runs.runs_frame(rows)
 
 
-# what a call of the modules `aml_jupyter.run` and `aml_jupyter.runs` does
-CALLS: dict[str, Callable[..., Any]] = {"run": find, "runs": table, "sweep": sweep}
+def comparison(
+    *wanted: Run | str, parts: Sequence[str] | None = None, project: str | None = None
+) -> Comparison:
+    """Runs beside each other, each compared with the first; a notebook shows it, `as_json()` gives values.
+
+    `parts` are some of settings, params, metrics, environment, code, artifacts, log; all unless said.
+    Raises RunNotFound, and UsageError for fewer than two runs, more than 20, or a part that cannot be.
+    """
+    from aml_jupyter.compare import PARTS, compare
+    from aml_jupyter.errors import UsageError
+
+    unknown = sorted(set(parts or ()) - set(PARTS))
+    if unknown:
+        raise UsageError(f"runs have no part {', '.join(unknown)}", hint=f"Parts: {', '.join(PARTS)}")
+    found = [one if isinstance(one, Run) else find(one, project) for one in wanted]
+    return compare([one._directory for one in found], parts or PARTS)
+
+
+# what a call of the modules `aml_jupyter.run`, `runs` and so on does
+CALLS: dict[str, Callable[..., Any]] = {"compare": comparison, "run": find, "runs": table, "sweep": sweep}

@@ -32,6 +32,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "resume": ("watch", "give a run whose supervisor died a new one"),
     "queue": ("queue", "what waits for its turn: list, rm, move, pause, resume, jobs"),
     "rerun": ("rerun", "repeat a run from what is kept of it; --verify: whether it does the same"),
+    "diff": ("compare", "what differs between two runs"),
+    "compare": ("compare", "runs beside each other"),
     "ls": ("files", "list a run's artifacts"),
     "cat": ("files", "print an artifact"),
     "get": ("files", "download artifacts"),
@@ -54,6 +56,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "config": ("configuration", "show where everything is; set, get, unset, list settings"),
     "exec": ("program", "run a program for which `az ml` is aml"),
     "experiment": ("submit", "submit, prepare, cancel, status: the names of az ml experiment"),
+    "history": ("run_history", "list, info, last, compare, download, promote: the names of az ml history"),
     "computetarget": ("configuration", "attach, detach, list: the names of az ml computetarget"),
     "runconfiguration": ("configuration", "create, list: the names of az ml runconfiguration"),
 }

@@ -41,6 +41,8 @@ def do(shell: Any, line: str) -> None:
         _attach(page, rest)
     elif verb == "show" and "--json" not in rest:
         _show(page, rest)
+    elif verb in ("diff", "compare") and "--json" not in rest:
+        _compare(page, verb, rest)
     else:
         _execute(page, words)
 
@@ -91,6 +93,20 @@ def _show(page: Page, words: list[str]) -> None:
         from aml_jupyter.portability.shown import bundle
 
         page.publish(bundle(verdict), display_id=f"aml-verdict-{verdict.experiment_id}")
+
+
+def _compare(page: Page, verb: str, words: list[str]) -> None:
+    from aml_jupyter.commands.compare import comparison_of
+    from aml_jupyter.compare.page import html
+    from aml_jupyter.compare.plain import text
+
+    parser, _ = build(verb, prog="%aml")
+    try:
+        options = parser.parse_args(split_after_dashes(words)[0])
+    except HelpShown:
+        return
+    found = comparison_of(options)
+    page.publish({"text/html": html(found, every=options.all), "text/plain": text(found, every=options.all)})
 
 
 def _run_of(verb: str, words: list[str], name: str) -> RunDirectory | None:

@@ -268,9 +268,9 @@ def _metrics(first: Mapping[str, Any], second: Mapping[str, Any], tolerance: flo
     within: list[Difference] = []
     for name in sorted({*first, *second}):
         if name in first and name in second:
-            worst = _worst(first[name], second[name])
+            worst = largest_difference(first[name], second[name])
         else:
-            worst = _Worst(distance=float("inf"), first=first.get(name), second=second.get(name))
+            worst = Worst(distance=float("inf"), first=first.get(name), second=second.get(name))
         if worst.distance == 0:
             same += 1
         else:
@@ -278,7 +278,7 @@ def _metrics(first: Mapping[str, Any], second: Mapping[str, Any], tolerance: flo
     return _part(same, out), _part(0, within)
 
 
-class _Worst(Value):
+class Worst(Value):
     """The largest difference within a metric: relative, infinite for what is no number or is not there."""
 
     distance: float = 0.0
@@ -294,20 +294,21 @@ class _Worst(Value):
         return Difference(name=name[:LONGEST], first=first, second=second, note=_short(note))
 
 
-def _worst(first: Any, second: Any, where: str = "") -> _Worst:
+def largest_difference(first: Any, second: Any, where: str = "") -> Worst:
+    """The largest difference of two values of a metric, wherever in them; distance 0 where they are equal."""
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
         if len(first) != len(second):
             told = f"{len(first)} and {len(second)} values"
-            return _Worst(distance=float("inf"), first=first, second=second, where=told)
+            return Worst(distance=float("inf"), first=first, second=second, where=told)
         inside: Iterable[tuple[str, Any, Any]] = (
             (f"value {at}", *pair) for at, pair in enumerate(zip(first, second, strict=True), 1)
         )
     elif isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
         inside = ((str(name), first[name], second[name]) for name in first)
     else:
-        return _Worst(distance=_distance(first, second), first=first, second=second, where=where)
-    found = (_worst(a, b, f"{where} {name}".strip()) for name, a, b in inside)
-    return max(found, key=lambda one: one.distance, default=_Worst())
+        return Worst(distance=_distance(first, second), first=first, second=second, where=where)
+    found = (largest_difference(a, b, f"{where} {name}".strip()) for name, a, b in inside)
+    return max(found, key=lambda one: one.distance, default=Worst())
 
 
 def _distance(first: object, second: object) -> float:
