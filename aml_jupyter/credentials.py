@@ -85,8 +85,16 @@ def forget_secret(name: str) -> bool:
     if kept(_secret(name)) is None:
         return False
     import keyring
+    import keyring.errors
 
-    keyring.delete_password(SERVICE, _secret(name))
+    try:
+        keyring.delete_password(SERVICE, _secret(name))
+    except keyring.errors.KeyringError as error:
+        raise ConfigError(
+            f"the keyring keeps {name}: {type(error).__name__}",
+            code="secret.no_keyring",
+            hint=f"Remove the entry {_secret(name)!r} of {SERVICE} with the keyring's own program.",
+        ) from None
     return True
 
 

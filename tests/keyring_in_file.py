@@ -25,3 +25,7 @@ class FileKeyring(KeyringBackend):
     def set_password(self, service: str, username: str, password: str) -> None:
         text = json.dumps({**self._all(), f"{service} {username}": password})
         Path(os.environ["KEYRING_FILE"]).write_text(text)
+
+    def delete_password(self, service: str, username: str) -> None:
+        left = {name: value for name, value in self._all().items() if name != f"{service} {username}"}
+        Path(os.environ["KEYRING_FILE"]).write_text(json.dumps(left))

@@ -39,6 +39,17 @@ aml_run.log("name", spark.sparkContext.appName)
 aml_run.log("master", spark.sparkContext.master)
 aml_run.log("partitions", spark.conf.get("spark.sql.shuffle.partitions"))
 key = spark.sparkContext._jsc.hadoopConfiguration().get("{KEY.removeprefix("spark.hadoop.")}")
+assert aml_run.storage("RAW").attach(spark) is spark
+raw = spark.sparkContext._jsc.hadoopConfiguration().get("fs.azure.account.key.raw.blob.core.windows.net")
+aml_run.log("attached", raw == "cGxhbnRlZA==")
+try:
+    aml_run.storage("ONE").attach(spark)
+except aml_run.blob.StorageError as error:
+    aml_run.log("refused", "container=NAME" in str(error))
+aml_run.storage("ONE").attach(spark, container="c")
+token = spark.sparkContext._jsc.hadoopConfiguration().get("fs.azure.sas.c.one.blob.core.windows.net")
+aml_run.log("token", token == "sv=1&sig=cGxhbnRlZA==")
+aml_run.log("path", aml_run.storage("RAW").path("data", "rows.csv"))
 aml_run.log("key_arrived", key == "planted: ü = \\\\ key==")
 everybody_sees = [open(f"/proc/{{pid}}/cmdline", "rb").read() for pid in os.listdir("/proc") if pid.isdigit()]
 aml_run.log("key_seen", any(b"planted" in line for line in everybody_sees))
@@ -131,13 +142,23 @@ def test_the_iris_script_trains_in_spark(project: Path) -> None:
 
 
 def test_P1_P9_settings_reach_spark_and_private_ones_nobody_else(project: Path) -> None:
-    run = finished(Request(target="spark", script="sees.py"))
+    account = "AccountName=raw;AccountKey=cGxhbnRlZA==;EndpointSuffix=core.windows.net"
+    given = {
+        "RAW_CONNECTION_STRING": account,
+        "ONE_ACCOUNT": "one",
+        "ONE_SAS_TOKEN": "?sv=1&sig=cGxhbnRlZA==",
+    }
+    run = finished(Request(target="spark", script="sees.py", environment=given))
     assert (run.record.status, run.record.exit_code) == ("Failed", 3)
     python = run.record.interpreter
     assert run.record.metrics == {
         "name": "two words",
         "master": "local[*]",
         "partitions": "2",
+        "attached": True,
+        "refused": True,
+        "token": True,
+        "path": "wasbs://data@raw.blob.core.windows.net/rows.csv",
         "key_arrived": True,
         "key_seen": False,
         "python": python,
@@ -150,7 +171,9 @@ def test_P1_P9_settings_reach_spark_and_private_ones_nobody_else(project: Path) 
         for name in names:
             path = Path(folder, name)
             if "work" not in path.relative_to(run.directory.path).parts:
-                assert b"planted" not in path.read_bytes(), path
+                data = path.read_bytes()
+                assert b"planted" not in data, path
+                assert b"cGxhbnRlZA==" not in data, path
 
 
 def test_a_cell_in_spark_gives_what_a_cell_gives(project: Path) -> None:

@@ -7,6 +7,7 @@ import time
 
 from aml_jupyter import experiment, runs
 from aml_jupyter.commands import add_json, parse_seconds
+from aml_jupyter.commands.variables import add_variable_options
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import ConfigError, RunFailed, RunNotFound, UsageError
 from aml_jupyter.follow import Event, Follower, Progress, Text, open_job_file
@@ -322,16 +323,13 @@ def do_stop(options: Namespace, screen: Screen) -> int:
 def arguments_resume(parser: ArgumentParser) -> None:
     """Options of `aml resume`."""
     parser.add_argument("runs", metavar="RUN", nargs="*", help="all that need it, unless named")
-    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]",
-                        help="a variable that the run needs and that is kept nowhere")  # fmt: skip
-    parser.add_argument("--env-file", action="append", default=[], metavar="FILE",
-                        help="variables, NAME=VALUE a line")  # fmt: skip
+    add_variable_options(parser)
     add_json(parser)
 
 
 def do_resume(options: Namespace, screen: Screen) -> int:
     """Give runs without a supervisor a new one."""
-    from aml_jupyter.commands.submit import environment_of
+    from aml_jupyter.commands.variables import environment_of
 
     secrets = environment_of(options)
     found = [find_run(reference) for reference in options.runs] or runs.unfinished(aml_home())

@@ -7,17 +7,20 @@
     aml_run.log_table("scores", {"fold": [1, 2], "accuracy": [0.91, 0.93]})
     aml_run.display(frame)
     model = aml_run.input("model")
+    account = aml_run.storage()
 
-Outside a run every function does nothing, and says so once; `input` knows no name there.
+Outside a run every function does nothing, and says so once; `input` knows no name there, and `storage` reads
+the same variables.
 """
 
-__all__ = ["clear_output", "display", "input", "log", "log_image", "log_table", "update_display"]
+__all__ = ["clear_output", "display", "input", "log", "log_image", "log_table", "storage", "update_display"]
 
 _HOMES = {
     "input": "aml_run.given",
     "log": "aml_run.metrics",
     "log_image": "aml_run.metrics",
     "log_table": "aml_run.metrics",
+    "storage": "aml_run.blob",
     "clear_output": "aml_run.show",
     "display": "aml_run.show",
     "update_display": "aml_run.show",
