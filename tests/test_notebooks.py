@@ -17,6 +17,7 @@ import nbformat
 import pytest
 
 from tests import engines
+from tests.azurite import Azurite
 from tests.engines import Engine
 from tests.requirements import missing
 
@@ -208,6 +209,31 @@ def test_the_docker_notebook_does_what_it_shows(tmp_path: Path, made_for: Callab
     assert "in-a-container on docker" in printed
     assert "outputs/model.pkl" in printed
     assert "aml targets sweep docker --images" in printed
+
+
+# --- storage ------------------------------------------------------------------------------------------------
+
+
+def test_the_storage_notebook_does_what_it_shows(tmp_path: Path, azurite: Azurite) -> None:
+    execute = "import demo, pathlib as p; demo.execute(p.Path('storage.ipynb'), p.Path('../executed.ipynb'))"
+    executed = Executed(tmp_path, "-c", execute, **azurite.environ)
+
+    assert {name: run["status"] for name, run in executed.runs.items()} == dict.fromkeys(
+        ["to-outputs", "to-share", "from-share", "to-blob", "from-blob"], "Completed"
+    )
+    assert executed.artifacts("to-outputs").keys() == {"outputs/species.json"}
+    assert "'setosa': 50" in executed.outputs("import json\n\nimport aml")[0].data["text/plain"]
+    assert "['setosa', 'versicolor', 'virginica']" in executed.text("%%amlrun local --name from-share")
+    size = (NOTEBOOKS / "iris/iris.csv").stat().st_size
+    assert f"measured/iris.csv {size}" in executed.text("%%amlrun local --name from-blob")
+    assert executed.runs["from-blob"]["metrics"] == {"flowers": 150}
+    with azurite.service as service:
+        kept = service.get_blob_client("iris", "measured/iris.csv").download_blob().readall()
+    assert kept == (NOTEBOOKS / "iris/iris.csv").read_bytes()
+    key = azurite.connection_string().partition("AccountKey=")[2].partition(";")[0].encode()
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [path for path in files if key in path.read_bytes()] == []
+    assert executed.files() == executed.before
 
 
 def test_the_docker_notebook_has_the_cell_of_the_quickstart() -> None:
