@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "get": ("files", "download artifacts"),
     "promote": ("assets", "name an artifact of a run in the project: assets/NAME.link"),
     "asset": ("assets", "list, download: what was promoted"),
+    "push": ("store", "store runs where artifacts.store says, what is pending first"),
     "rescue": ("files", "fetch a file that a run wrote outside outputs/"),
     "restore": ("files", "put the snapshot of a run into a folder"),
     "tag": ("history", "add or remove tags"),
