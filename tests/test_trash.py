@@ -7,6 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from aml_jupyter.snapshot import Rules, Store
 from tests.made_runs import PROJECT, Project, end, finished, sleeper, started, submit
 
 
-def with_artifacts(home: str, project: Project = PROJECT, **fields: object) -> RunDirectory:
+def with_artifacts(home: str, project: Project = PROJECT, **fields: Any) -> RunDirectory:
     """A run that completed and kept two artifacts."""
     directory = submit(home, project, **fields)
     outputs = Path(directory.work) / "outputs"

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.retention import Freed
+    from aml_jupyter.retention.copies import Dropped
+    from aml_jupyter.retention.remote import Cleared
     from aml_jupyter.retention.rules import Choice, Swept
     from aml_jupyter.runs import RunDirectory
 
 # the exit status of a damaged history, as for the errors that it causes
 DAMAGED = 5
+# seconds that a removal waits for somebody who stores runs
+STORE_PATIENCE = 5.0
 
 
 def arguments_rm(parser: ArgumentParser) -> None:
@@ -33,12 +37,15 @@ def arguments_rm(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("runs", metavar="RUN", nargs="+")
     add("--now", action="store_true", help="for good: not into the trash; runs in the trash too")
+    add("--store", action="store_true", help="--now: also from the store that a run was brought from")
     add("--force", action="store_true", help="pinned runs too, and runs whose labels are damaged")
     add_json(parser)
 
 
 def do_rm(options: Namespace, screen: Screen) -> int:
     """Remove runs with their artifacts; all of them are looked up before the first one goes."""
+    if options.store and not options.now:
+        raise UsageError("--store needs --now", hint="A run in the trash stays in its store until it goes.")
     found = list({one.path: one for one in (_to_remove(word, options) for word in options.runs)}.values())
     # with --force nobody asks, so that damaged labels do not keep a run for ever
     pinned = [] if options.force else [one.run_id for one in found if runs.read_labels(one).pinned]
@@ -48,17 +55,25 @@ def do_rm(options: Namespace, screen: Screen) -> int:
 
     for directory in found:
         if options.now:
-            retention.remove_now(directory)
+            retention.remove_now(directory, pulled=options.store)
         else:
             trash.throw_away(directory)
         if not options.json:
             screen.write(f"{directory.run_id}\n")
     if options.json:
         screen.json([directory.run_id for directory in found])
-    elif not options.now:
+    if options.now:
+        _tell_stores(retention.remote.clear(aml_home(), patience=STORE_PATIENCE), screen)
+    elif not options.json:
         words = found[0].run_id if len(found) == 1 else "RUN"
         screen.remark(f"aml: in the trash; aml undelete {words} brings it back")
     return 0
+
+
+def _tell_stores(cleared: Cleared, screen: Screen) -> None:
+    """Tell what could not be removed in a store yet; it is for a person, whatever was asked for."""
+    for run_id, why in cleared.waiting:
+        screen.remark(f"aml: {run_id} is still in its store ({why}); aml gc or aml push removes it there")
 
 
 def _to_remove(word: str, options: Namespace) -> RunDirectory:
@@ -80,7 +95,9 @@ def do_undelete(options: Namespace, screen: Screen) -> int:
     """Bring runs back from the trash."""
     home, project = aml_home(), here()
     found = {one.path: one for one in (trash.find(word, home, project) for word in options.runs)}
-    back = [trash.bring_back(one) for one in found.values()]
+    from aml_jupyter import retention
+
+    back = [retention.bring_back(one) for one in found.values()]
     if options.json:
         screen.json([one.run_id for one in back])
         return 0
@@ -101,6 +118,14 @@ def arguments_gc(parser: ArgumentParser) -> None:
     add("--no-rules", action="store_true", help="no runs, whatever the settings retention.* say")
     add("--now", action="store_true", help="runs that go by a rule go for good, not into the trash")
     add("--empty-trash", action="store_true", help="the trash at once, not only what is old in it")
+    add(
+        "--drop-local",
+        type=_age,
+        nargs="?",
+        const=0.0,
+        metavar="AGE",
+        help="drop copies of artifacts that a store has, of runs that ended that long ago",
+    )
     add("--all-projects", action="store_true", help="rules for the runs of every project, not of this one")
     add("--project", metavar="DIR", help="the project; found from the working folder unless said")
     add("--dry-run", action="store_true", help="say what would go and why, remove nothing")
@@ -147,14 +172,42 @@ def do_gc(options: Namespace, screen: Screen) -> int:
         swept = rules.carry_out(choice, _removal(options.now))
     else:
         swept = rules.Swept(gone=choice.going if choice else ())
+    dropped = _dropped(options, home)
     age = -1.0 if options.empty_trash else policy.trash_age()
     freed = retention.collect_garbage(home, dry_run=options.dry_run, trash_age=age)
+    cleared = _cleared(options, home)
     if options.json:
-        screen.json(_gc_json(options, choice, swept, freed))
-    else:
-        _tell_runs(options, choice, swept, screen)
-        _tell_freed(options, freed, screen)
+        screen.json(_gc_json(options, choice, swept, freed, dropped, cleared))
+        return 0
+    _tell_runs(options, choice, swept, screen)
+    _tell_dropped(options, dropped, screen)
+    _tell_freed(options, freed, screen)
+    _tell_stores(cleared, screen)
     return 0
+
+
+def _dropped(options: Namespace, home: str) -> list[Dropped]:
+    from aml_jupyter.retention import copies, policy
+
+    project = None if options.all_projects else project_of(options)
+    age = options.drop_local
+    if age is None and not options.no_rules:
+        age = policy.drop_age(project.root if project else None)
+    if age is None:
+        return []
+    return copies.drop_copies(
+        home, age=age, project=project.key if project else None, dry_run=options.dry_run
+    )
+
+
+def _cleared(options: Namespace, home: str) -> Cleared:
+    from aml_jupyter.retention import remote
+
+    if options.dry_run:
+        return remote.Cleared(
+            waiting=tuple((one.run_id, one.error or "not tried yet") for one in remote.tombstones(home))
+        )
+    return remote.clear(home, patience=STORE_PATIENCE, thorough=True)
 
 
 def _removal(now: bool) -> Callable[[RunDirectory, str], object]:
@@ -207,7 +260,14 @@ def _chosen(options: Namespace, home: str) -> Choice | None:
     )
 
 
-def _gc_json(options: Namespace, choice: Choice | None, swept: Swept, freed: Freed) -> dict[str, Any]:
+def _gc_json(
+    options: Namespace,
+    choice: Choice | None,
+    swept: Swept,
+    freed: Freed,
+    dropped: list[Dropped],
+    cleared: Cleared,
+) -> dict[str, Any]:
     return {
         **freed.as_dict(),
         "dry_run": options.dry_run,
@@ -216,6 +276,12 @@ def _gc_json(options: Namespace, choice: Choice | None, swept: Swept, freed: Fre
         "to_trash": not options.now,
         "stayed": dict(swept.stayed),
         "kept": dict(choice.kept) if choice else {},
+        "copies": [one.as_dict() for one in dropped],
+        "stores": {
+            "gone": list(cleared.gone),
+            "waiting": dict(cleared.waiting),
+            "unneeded": list(cleared.unneeded),
+        },
     }
 
 
@@ -232,6 +298,18 @@ def _tell_runs(options: Namespace, choice: Choice | None, swept: Swept, screen: 
     screen.write(
         f"{len(swept.gone)} runs ({shown_size(swept.bytes)}) {word} {where}; kept: {stays or 'none'}\n"
     )
+
+
+def _tell_dropped(options: Namespace, dropped: list[Dropped], screen: Screen) -> None:
+    for one in dropped:
+        for path, why in one.kept.items():
+            screen.remark(f"aml: {one.run_id} keeps its copy of {path or 'everything'}: {why}")
+    if gone := [one for one in dropped if one.files]:
+        word = "would go" if options.dry_run else "went"
+        files, size = sum(one.files for one in gone), sum(one.bytes for one in gone)
+        screen.write(
+            f"{files} copies ({shown_size(size)}) of {len(gone)} runs {word}; their store has them\n"
+        )
 
 
 def _tell_freed(options: Namespace, freed: Freed, screen: Screen) -> None:

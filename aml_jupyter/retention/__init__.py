@@ -11,6 +11,7 @@ from aml_jupyter.errors import AmlError, RunNotFound
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.locks import exclusive
+from aml_jupyter.retention import remote
 from aml_jupyter.retention.policy import TRASH_AGE
 from aml_jupyter.retention.sizes import places_of, size_of
 from aml_jupyter.runs import trash
@@ -51,15 +52,24 @@ class Freed(Value):
     environments: tuple[str, ...] = ()
 
 
-def remove_now(directory: RunDirectory) -> None:
+def remove_now(directory: RunDirectory, *, pulled: bool = False) -> None:
     """Remove a run for good, from the history or from the trash; its snapshot goes with the next collection.
 
-    Raises HistoryError `run.alive`, RunNotFound `run.missing`.
+    It is noted for its store (with `pulled` also for the one that it was brought from), where `remote.clear`
+    removes it.  Raises HistoryError `run.alive`, RunNotFound `run.missing`.
     """
+    remote.bury(directory, pulled=pulled)
     if directory.home.endswith(trash_of("")):
         trash.remove_for_good(directory)
     else:
         runs.remove(directory)
+
+
+def bring_back(there: RunDirectory) -> RunDirectory:
+    """Bring a run back from the trash, and have it stored where that was not done before."""
+    directory = trash.bring_back(there)
+    remote.mark_pending(directory)
+    return directory
 
 
 def collect_garbage(home: str, *, dry_run: bool = False, trash_age: float = TRASH_AGE) -> Freed:

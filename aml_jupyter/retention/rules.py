@@ -7,6 +7,7 @@ that a kept run took a file of.  Sizes are those of run directory and artifacts,
 
 from __future__ import annotations
 
+import os
 import time
 
 from aml_jupyter import runs
@@ -271,8 +272,21 @@ def _users(everything: list[_Run]) -> dict[str, set[str]]:
 
 
 def promoted_runs(home: str) -> set[str]:
-    """The ids of runs of which an artifact was promoted to an asset."""
-    return set()
+    """The ids of runs of which an artifact is an asset of a project, in any of its versions.
+
+    Raises ConfigError `asset.invalid` for a link file that cannot be read: who is promoted is not known then.
+    """
+    from aml_jupyter import assets
+    from aml_jupyter.config.identity import known_roots
+
+    roots = set(known_roots(home))
+    for directory in runs.all_directories(home):
+        try:
+            roots.add(runs.load_record(directory).project_root)
+        except AmlError:  # damaged or removed at this moment
+            continue
+    there = [root for root in sorted(roots) if os.path.isdir(f"{root}/{assets.FOLDER}")]
+    return {link.run_id for root in there for asset in assets.listing(root) for link in asset.versions}
 
 
 class Swept(Value):

@@ -199,20 +199,34 @@ def _check_artifacts(directory: RunDirectory, record: Record) -> Iterator[Findin
         return
     try:
         with Root(folder) as root:
-            yield from _check_stored(root, manifest)
+            yield from _check_stored(root, manifest, _elsewhere(directory))
     except MissingFile as error:
-        yield Finding(code="artifact.missing", path=folder, message=error.message, hint=_AGAIN)
+        if _elsewhere(directory) == {}:
+            yield Finding(code="artifact.missing", path=folder, message=error.message, hint=_AGAIN)
 
 
 _IN_STORE = "The files themselves are below artifacts/ExperimentRun/ in AML_HOME, by the run's id."
 
 
-def _check_stored(root: Root, manifest: dict[str, Any]) -> Iterator[Finding]:
+def _elsewhere(directory: RunDirectory) -> dict[str, Any] | None:
+    """What a store confirmed to have of a run, by path; None where it has all, {} where there is no store."""
+    try:
+        place = unseal(read_bounded(directory.path + "/remote.json", LARGEST), directory.path)
+    except AmlError:  # none, or damaged: then the copies here are all there is
+        return {}
+    sent = place.get("sent")
+    return None if place.get("pulled") else sent if isinstance(sent, dict) else {}
+
+
+def _check_stored(
+    root: Root, manifest: dict[str, Any], elsewhere: dict[str, Any] | None
+) -> Iterator[Finding]:
     import hashlib
 
     known = set()
     for item in manifest["files"]:
-        if item.get("state") != "stored":
+        # what is still to be stored elsewhere is here alone
+        if item.get("state") not in ("stored", "pending"):
             continue
         known.add(item["key"])
         code, message = "artifact.corrupt", "its bytes are not those that were kept"
@@ -221,6 +235,10 @@ def _check_stored(root: Root, manifest: dict[str, Any]) -> Iterator[Finding]:
                 if hashlib.file_digest(file, "sha256").hexdigest() == item.get("sha256"):
                     continue
         except AmlError as error:
+            if error.code == "path.missing" and (
+                elsewhere is None or elsewhere.get(item["path"]) == item.get("sha256")
+            ):
+                continue  # it is fetched when somebody asks for it
             code, message = "artifact.missing", error.message
         except OSError as error:
             code, message = "artifact.unreadable", os.strerror(error.errno or 5)

@@ -1,0 +1,190 @@
+"""What is removed here is gone in its store too; copies that a store has can be dropped."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aml_jupyter import artifacts, pushing, retention, runs
+from aml_jupyter.artifacts.remote import place_of, write_place
+from aml_jupyter.errors import UsageError
+from aml_jupyter.retention import copies, remote
+from aml_jupyter.runs import RunDirectory, trash
+from aml_jupyter.snapshot import Rules, Store
+from tests.test_trash import aml, listed, with_artifacts
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Path:
+    """A folder that serves as a store for a team."""
+    folder = tmp_path / "team"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def project(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder is the project of the runs."""
+    folder = tmp_path / "iris"
+    folder.mkdir()
+    (folder / "train.py").write_text("print(1)\n")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def stored(home: str, team: Path, **fields: Any) -> RunDirectory:
+    """A run with two artifacts that a store has."""
+    directory = with_artifacts(home, **fields)
+    assert pushing.push(directory, f"folder://{team}").state == "stored"
+    return directory
+
+
+def there(team: Path) -> list[str]:
+    return sorted(str(one.relative_to(team)) for one in team.rglob("*") if one.is_file())
+
+
+def test_a_run_in_the_trash_stays_in_its_store_until_it_goes_for_good(
+    home: str, project: Path, team: Path
+) -> None:
+    directory, other = stored(home, team), stored(home, team)
+    before = there(team)
+    aml("rm", directory.run_id)
+    aml("gc")
+    assert there(team) == before
+    aml("undelete", directory.run_id)
+    aml("rm", directory.run_id)
+    aml("gc", "--empty-trash")
+    assert not [name for name in there(team) if directory.run_id in name]
+    assert [name for name in there(team) if other.run_id in name]
+    assert list(remote.tombstones(home)) == []
+    aml("rm", other.run_id, "--now")
+    assert not [name for name in there(team) if other.run_id in name]
+    assert list(remote.tombstones(home)) == []
+
+
+def test_A17_a_removal_that_cannot_reach_the_store_is_done_by_the_next_collection(
+    home: str, project: Path, team: Path
+) -> None:
+    directory = stored(home, team)
+    away = team.with_name("unmounted")
+    team.rename(away)
+    _, _, told = aml("rm", directory.run_id, "--now")
+    assert f"{directory.run_id} is still in its store" in told
+    assert listed(home) == []
+    (note,) = remote.tombstones(home)
+    assert note.run_id == directory.run_id
+    assert directory.run_id in aml("gc", "--dry-run")[2]
+    away.rename(team)
+    aml("gc")
+    assert not [name for name in there(team) if directory.run_id in name]
+    assert list(remote.tombstones(home)) == []
+
+
+def test_a_snapshot_goes_from_the_store_with_the_last_run_that_needs_it(
+    home: str, project: Path, team: Path
+) -> None:
+    taken = Store(home + "/snapshots").take(str(project), Rules())
+    first, second = stored(home, team, snapshot_id=taken.id), stored(home, team, snapshot_id=taken.id)
+    key = team / "Snapshots" / taken.id
+    assert key.is_file()
+    aml("rm", first.run_id, "--now")
+    aml("gc")
+    assert key.is_file()
+    aml("rm", second.run_id, "--now")
+    assert key.is_file()
+    # a colleague's run that is not whole yet may need it
+    half = team / "ExperimentRun/other_1"
+    half.mkdir()
+    (half / ".uuid").write_text("x")
+    aml("gc")
+    assert key.is_file()
+    (half / ".uuid").unlink()
+    half.rmdir()
+    aml("gc")
+    assert not key.exists()
+    assert there(team) == []
+
+
+def test_a_run_that_was_brought_from_a_store_stays_there_unless_a_person_says_otherwise(
+    home: str, project: Path, team: Path
+) -> None:
+    first, second = stored(home, team), stored(home, team)
+    for one in (first, second):
+        place = place_of(one)
+        assert place
+        write_place(one, place.replace(pulled=True))
+    aml("rm", first.run_id, "--now")
+    assert [name for name in there(team) if first.run_id in name]
+    with pytest.raises(UsageError):
+        aml("rm", second.run_id, "--store")
+    aml("rm", second.run_id, "--now", "--store")
+    assert not [name for name in there(team) if second.run_id in name]
+
+
+def test_a_tombstone_of_a_run_that_is_still_here_removes_nothing_in_the_store(
+    home: str, project: Path, team: Path
+) -> None:
+    directory = stored(home, team)
+    before = there(team)
+    assert remote.bury(directory)
+    assert remote.clear(home) == remote.Cleared()
+    assert there(team) == before
+    (note,) = remote.tombstones(home)
+    remote._write(home, note.replace(seconds=time.time() - 3600))
+    remote.clear(home)
+    assert list(remote.tombstones(home)) == []
+    assert there(team) == before
+
+
+def test_copies_go_only_when_the_store_has_the_same_bytes_and_come_back_when_asked_for(
+    home: str, project: Path, team: Path
+) -> None:
+    directory, other, local = stored(home, team), stored(home, team), with_artifacts(home)
+    changed = team / f"ExperimentRun/{other.run_id}/outputs/model.pkl"
+    changed.write_bytes(b"MODEL " * 100)
+    (team / f"ExperimentRun/{other.run_id}/outputs/sub/é%.txt").unlink()
+    status, out, _ = aml("gc", "--drop-local", "--dry-run")
+    assert "4 copies" in out
+    status, out, told = aml("gc", "--drop-local")
+    assert status == 0
+    assert "2 copies (604 B) of 1 runs went" in out
+    assert "its bytes have changed" in told
+    assert "it is missing" in told
+    kept = artifacts.store_of(directory)
+    for one, here in ((directory, False), (other, True), (local, True)):
+        manifest = artifacts.read_manifest(one)
+        assert manifest
+        assert [kept.stat(item.key) is not None for item in manifest.stored] == [here, here]
+    assert retention.check(home) == []
+    assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
+    assert retention.check(home) == []
+    assert copies.drop_copies(home, age=3600.0) == []
+    runs.pin(directory)
+    aml("gc", "--drop-local")
+    manifest = artifacts.read_manifest(directory)
+    assert manifest
+    assert kept.stat(f"{manifest.prefix}/outputs/model.pkl")
+
+
+def test_nothing_is_dropped_while_the_store_does_not_answer(home: str, project: Path, team: Path) -> None:
+    directory = stored(home, team)
+    os.rename(team, f"{team}-away")
+    (found,) = copies.drop_copies(home)
+    assert found.files == 0
+    assert len(found.kept) == 2
+    assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
+
+
+def test_a_run_whose_copies_were_dropped_comes_back_from_the_trash(
+    home: str, project: Path, team: Path
+) -> None:
+    directory = stored(home, team)
+    aml("gc", "--drop-local")
+    aml("rm", directory.run_id)
+    assert trash.is_trashed(home, directory.run_id)
+    aml("undelete", "@last")
+    assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
