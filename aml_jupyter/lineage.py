@@ -7,9 +7,10 @@ used_by      the runs that were made from one
 
 from __future__ import annotations
 
+import os
 import re
 
-from aml_jupyter import artifacts, inputs, runs
+from aml_jupyter import artifacts, assets, inputs, runs
 from aml_jupyter.artifacts.store import check_key
 from aml_jupyter.errors import AmlError, ArtifactError, ConfigError, UsageError
 from aml_jupyter.frozen import Value
@@ -110,8 +111,6 @@ def _check_names(names: Iterable[str]) -> None:
 
 def _one(name: str, reference: str, home: str, project: Project | None) -> Given:
     if reference.startswith(ASSET):
-        from aml_jupyter import assets
-
         if project is None:
             raise UsageError(f"{reference}: assets are of a project, and here is none")
         link = assets.find(project.root, reference[len(ASSET) :])
@@ -180,8 +179,6 @@ def linked(entries: Iterable[Any], read: Callable[[str], bytes], cell: bytes | N
 
     What cannot be given is told to whoever asks for it inside the run, and no reason to refuse the run.
     """
-    from aml_jupyter import assets
-
     files = [entry for entry in entries if entry.kind == "file"]
     links = [one for one in files if _is_link(one.path) and one.size <= assets.LARGEST]
     if not links:
@@ -256,6 +253,37 @@ def require(directory: RunDirectory, record: Record, item: Artifact) -> None:
     raise ArtifactError(
         f"{item.path} of {record.run_id}: its bytes are gone: {why}", code="input.gone", hint=hint
     )
+
+
+def promote(
+    root: str, directory: RunDirectory, path: str, name: str | None = None, *, note: str = ""
+) -> assets.Asset:
+    """Make an artifact of a run the newest version of an asset of a project.  Raises AmlError."""
+    found = of_run("asset", directory, path)
+    name = name or os.path.basename(found.path.rstrip("/")) or "outputs"
+    link = assets.Link(
+        name=name,
+        version=0,
+        run_id=found.run_id,
+        uuid=found.uuid,
+        path=found.path,
+        kind=found.kind,
+        sha256=found.sha256,
+        size=found.size,
+        files=len(found.files),
+        store=_store_of(directory),
+        created_utc=runs.utc(),
+        note=note,
+    )
+    return assets.add(root, name, link)
+
+
+def _store_of(directory: RunDirectory) -> str:
+    """Where the artifacts of a run are kept, without credentials."""
+    from aml_jupyter.environment.credentials import strip
+
+    manifest = artifacts.read_manifest(directory)
+    return strip(manifest.store) if manifest else "folder"
 
 
 def check_places(given: Sequence[Given], entries: Iterable[Any]) -> None:

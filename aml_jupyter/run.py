@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from aml_jupyter.card import Card
     from aml_jupyter.compare import Comparison
+    from aml_jupyter.config import Project
     from aml_jupyter.experiment import Request
     from aml_jupyter.portability import Group, Verdict
     from aml_jupyter.runs import Record, RunDirectory
@@ -125,6 +126,65 @@ class Run:
         into = os.path.abspath(into)
         experiment.restore(self._directory, into, force=force)
         return into
+
+    def rerun(
+        self,
+        target: str | None = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        verify: bool = False,
+        tolerance: float = 1e-6,
+        needed: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Repeat the run from what is kept of it and return at once: a Run.
+
+        With `verify` the rerun is waited for and compared: a Verification, which has `same`, `word` and
+        `rerun`; `tolerance` is the relative difference that metrics may have.  With `needed` a run like this
+        that has completed is returned instead.  `environment` are variables that no record holds; `options`
+        are fields of `experiment.Request`.  Raises AmlError.
+        """
+        from aml_jupyter import rerunning
+        from aml_jupyter.experiment import Request
+
+        request = Request(
+            rerun_of=self.id,
+            compute=target,
+            params=dict(params or {}),
+            environment=dict(environment or {}),
+            **options,
+        )
+        if needed and (done := _completed(request, None)):
+            return done
+        again = Run(rerunning.submit(request))
+        return rerunning.verify(self._directory, again.wait()._directory, tolerance) if verify else again
+
+    @property
+    def made_from(self) -> list[dict[str, Any]]:
+        """The artifacts of earlier runs that it was given: name, run id, path, SHA-256, size."""
+        from aml_jupyter import lineage
+
+        return lineage.made_from(self.record)
+
+    @property
+    def used_by(self) -> list[str]:
+        """The ids of the runs that were given artifacts of this one, newest first."""
+        from aml_jupyter import lineage
+
+        return [
+            run_id for kind, run_id in lineage.used_by(self.record, self._directory.home) if kind == "input"
+        ]
+
+    def promote(self, path: str, name: str | None = None, *, project: str | None = None) -> str:
+        """Make an artifact the newest version of `assets/NAME.link` of a project; that file's path.
+
+        Raises ArtifactError, ConfigError.
+        """
+        from aml_jupyter import lineage
+        from aml_jupyter.config import find_project
+
+        return lineage.promote(find_project(project).root, self._directory, path, name).file
 
     @property
     def card(self) -> Card:
@@ -330,7 +390,8 @@ def submit(
     `tolerance` is then the relative difference that their metrics may have.
     `project` is its folder, found from the working folder unless said.  `options` are fields of
     `experiment.Request`: compute, params, environment, inputs, outputs, timeout (seconds), name, tags,
-    message, workdir, from_run; with `queue=True` the run waits in the queue for its turn.
+    message, workdir, from_run, given (`{"model": "@last:outputs/model.pkl"}`); with `queue=True` the run
+    waits in the queue for its turn, with `needed=True` one like it that has completed is returned.
     Raises AmlError for what cannot be run; nothing is left of it then.
     """
     from aml_jupyter import experiment
@@ -339,16 +400,26 @@ def submit(
     several = "," in target
     compared = {"tolerance": options.pop("tolerance")} if several and "tolerance" in options else {}
     queue = options.pop("queue", False)
+    needed = options.pop("needed", False)
     request = _request("submit", target, script, arguments, options)
     if queue:
         from aml_jupyter.experiment.queued import enqueue
 
         return Run(enqueue(request, find_project(project)))
+    if needed and not several and (done := _completed(request, find_project(project))):
+        return done
     if several:
         from aml_jupyter import portability
 
         return RunSet(portability.submit(request, find_project(project), **compared))
     return Run(experiment.submit(request, find_project(project)))
+
+
+def _completed(request: Request, project: Project | None) -> Run | None:
+    from aml_jupyter import reuse
+
+    found = reuse.look(request, project).directory
+    return Run(found) if found else None
 
 
 def _request(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from typing import Any
 
-    from aml_jupyter.assets import Asset, Link
+    from aml_jupyter.assets import Link
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.runs import RunDirectory
 
@@ -40,43 +40,13 @@ def do_promote(options: Namespace, screen: Screen) -> int:
     """Write a new version of assets/NAME.link into the project."""
     root = project_of(options).root
     directory = find_run(options.run)
-    asset = promote(root, directory, options.path, options.name, note=options.note)
+    asset = lineage.promote(root, directory, options.path, options.name, note=options.note)
     if options.json:
         screen.json(_document(asset.newest))
     else:
         screen.path(asset.file)
         screen.remark(f"aml: {asset.name} is version {asset.newest.version}: {_what(asset.newest)}")
     return 0
-
-
-def promote(root: str, directory: RunDirectory, path: str, name: str | None, *, note: str = "") -> Asset:
-    """Make an artifact of a run the newest version of an asset of a project.  Raises AmlError."""
-    found = lineage.of_run("asset", directory, path)
-    name = name or os.path.basename(found.path.rstrip("/")) or "outputs"
-    link = assets.Link(
-        name=name,
-        version=0,
-        run_id=found.run_id,
-        uuid=found.uuid,
-        path=found.path,
-        kind=found.kind,
-        sha256=found.sha256,
-        size=found.size,
-        files=len(found.files),
-        store=_store_of(directory),
-        created_utc=runs.utc(),
-        note=note,
-    )
-    return assets.add(root, name, link)
-
-
-def _store_of(directory: RunDirectory) -> str:
-    """Where the artifacts of a run are kept, without credentials."""
-    from aml_jupyter import artifacts
-    from aml_jupyter.environment.credentials import strip
-
-    manifest = artifacts.read_manifest(directory)
-    return strip(manifest.store) if manifest else "folder"
 
 
 def _what(link: Link) -> str:

@@ -184,6 +184,13 @@ def _submit(page: Page, options: Namespace, warnings: tuple[str, ...], **fields:
         _without_run(page, options, request, project)
         return
     experiment.ask_ahead(request, project)
+    if options.needed and not wants_queue(options):
+        from aml_jupyter.magics import again
+
+        if done := again.completed(page, request, project):
+            page.define({options.run: Run(done)})
+            again.show_completed(page, done, options)
+            return
     if wants_queue(options):
         from aml_jupyter.magics import sweep
 

@@ -37,6 +37,10 @@ def do(shell: Any, line: str) -> None:
         from aml_jupyter.magics.submit import run_line
 
         run_line(shell, line.strip()[len("run") :])
+    elif verb == "rerun" and "--json" not in rest:
+        from aml_jupyter.magics.again import rerun
+
+        rerun(page, rest)
     elif verb == "attach":
         _attach(page, rest)
     elif verb == "show" and "--json" not in rest:
