@@ -114,7 +114,8 @@ def bring_back(there: RunDirectory) -> RunDirectory:
                 raise _occupied(directory)
             _lead(there, home)
             make_root(os.path.dirname(directory.path))
-            enter(directory)
+            if not os.path.lexists(f"{home}/ids/{there.run_id}"):
+                enter(directory)
             for one in (there, directory):
                 mark_changed(one)
             os.rename(there.path, directory.path)
@@ -281,7 +282,12 @@ def _write_moved(there: RunDirectory, rule: str) -> None:
     path = _moved_path(there)
     make_root(os.path.dirname(path))
     data = seal({"format": FORMAT, "run_id": there.run_id, "seconds": time.time(), "rule": rule})
-    with_reserve(path, lambda: write_atomic(path, data, sync=False))
+    try:
+        with_reserve(path, lambda: write_atomic(path, data, sync=False))
+    except HistoryError as error:
+        # whoever removes runs may be about to make space; its folder tells when it was moved
+        if error.code != "history.no_space":
+            raise
 
 
 def _sync(*directories: RunDirectory) -> None:

@@ -1,0 +1,132 @@
+"""The trash under kills and full disks: a run is in one place, whole, and comes back from there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from aml_jupyter import artifacts, retention, runs
+from aml_jupyter.runs import History, RunDirectory, trash
+from tests.faults.test_history_faults import sweep
+from tests.faults.test_history_rows import disk, fill  # noqa: F401 - a fixture
+from tests.made_runs import finished
+from tests.test_trash import with_artifacts
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+
+def place_of(home: str, directory: RunDirectory) -> RunDirectory:
+    """Where a run is: in the history or in the trash, in one of them, and every list says so."""
+    here, there = os.path.exists(directory.run_json), trash.is_trashed(home, directory.run_id)
+    assert here != there
+    with History(home) as history:
+        assert (directory.run_id in {row["run_id"] for row in history.rows(limit=None)}) == here
+        assert [finding.code for finding in history.check()] == []
+    with History(home + "/trash") as history:
+        assert (directory.run_id in {row["run_id"] for row in history.rows(limit=None)}) == there
+    return directory if here else trash.find(directory.run_id, home)
+
+
+def is_whole(directory: RunDirectory) -> None:
+    """Labels, record and artifacts are all there."""
+    assert runs.read_labels(directory).name == "best"
+    assert runs.load_record(directory).status == "Completed"
+    assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
+    assert len(artifacts.listing(directory)) == 2
+
+
+def labelled(home: str) -> RunDirectory:
+    directory = with_artifacts(home)
+    runs.set_labels(directory, name="best")
+    with History(home) as history:
+        history.refresh()
+    return directory
+
+
+def test_H1_a_run_killed_on_its_way_to_the_trash_is_here_or_there_and_never_half(
+    home: str, tmp_path: Path
+) -> None:
+    program = "from aml_jupyter.runs import trash; trash.throw_away(directory)"
+    trash.throw_away(labelled(home))  # the folders are there
+    for directory in sweep(program, lambda: labelled(home), home, tmp_path):
+        place = place_of(home, directory)
+        if place.path != directory.path:
+            trash.bring_back(place)
+        is_whole(directory)
+        assert place_of(home, directory) == directory
+    retention.collect_garbage(home)
+    assert trash.unsettled(home) == []
+    assert retention.check(home) == []
+
+
+def test_H1_a_run_killed_on_its_way_back_is_here_or_there_and_never_half(home: str, tmp_path: Path) -> None:
+    program = """
+        from aml_jupyter.runs import trash
+        trash.bring_back(trash.find(directory.run_id, directory.home))
+    """
+
+    def make() -> RunDirectory:
+        directory = labelled(home)
+        trash.throw_away(directory)
+        return directory
+
+    for directory in sweep(program, make, home, tmp_path):
+        place = place_of(home, directory)
+        if place.path != directory.path:
+            trash.bring_back(place)
+        is_whole(directory)
+    retention.collect_garbage(home)
+    assert os.listdir(home + "/trash/moved") == []
+    assert retention.check(home) == []
+
+
+def test_H1_a_removal_from_the_trash_killed_at_any_call_is_finished_by_the_next_collection(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = """
+        from aml_jupyter.runs import trash
+        trash.remove_for_good(trash.find(directory.run_id, directory.home))
+    """
+    kept = finished(home)
+
+    def make() -> RunDirectory:
+        directory = labelled(home)
+        trash.throw_away(directory)
+        return directory
+
+    for directory in sweep(program, make, home, tmp_path):
+        if trash.is_trashed(home, directory.run_id):
+            is_whole(trash.bring_back(trash.find(directory.run_id, home)))
+            trash.remove_for_good(trash.throw_away(directory))
+        assert not os.path.exists(directory.path)
+        found = {finding.code for finding in runs.check(home)}
+        assert found <= {"run.half_removed", "id.orphan"}
+    monkeypatch.setattr("aml_jupyter.retention.BEING_MADE", -1.0)
+    retention.collect_garbage(home)
+    assert runs.check(home) == []
+    assert os.listdir(home + "/ids") == [kept.run_id]
+    for folder in ("artifacts/ExperimentRun", "moved"):
+        assert os.listdir(f"{home}/trash/{folder}") == []
+
+
+@pytest.mark.root
+def test_H4_runs_are_removed_on_a_full_disk_and_the_trash_gives_the_space_back(disk: Path) -> None:  # noqa: F811
+    home = str(disk / "aml")
+    first, second, third = labelled(home), labelled(home), finished(home)
+    for one in (first, second):
+        (Path(one.work) / "large").write_bytes(bytes(4 << 20))
+    fill(disk)
+    # the reserve was given back for the first note; then there is nothing left
+    trash.throw_away(first)
+    fill(disk)
+    place = trash.throw_away(second)
+    is_whole(trash.bring_back(place))
+    retention.remove_now(second)
+    assert trash.trashed(home) == [trash.find(first.run_id, home)]
+    assert retention.collect_garbage(home, trash_age=-1.0).runs == (first.run_id,)
+    assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > 7 << 20
+    assert [finding.code for finding in retention.check(home)] == []
+    with History(home) as history:
+        assert [row["run_id"] for row in history.rows()] == [third.run_id]
