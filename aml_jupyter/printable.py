@@ -99,7 +99,10 @@ def shown_number(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int):
-        return f"{value:,}".replace(",", " ") if abs(value) < 10**15 else f"{value:.4g}"
+        if abs(value) < 10**15:
+            return f"{value:,}".replace(",", " ")
+        # beyond the largest float only its digits are left to show
+        return f"{value:.4g}" if abs(value) < 10**300 else shortened(str(value), 20)
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else str(value)
     return safe_name(str(value))

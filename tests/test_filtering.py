@@ -436,7 +436,7 @@ def test_what_mlflow_takes_means_the_same_here(home: str, history: History) -> N
     own = {short: run_id for run_id, short in ids.items()}
     for _ in range(1500):
         where = " AND ".join(random_condition(chance) for _ in range(chance.randrange(1, 4)))
-        expected = {run.info.run_id for run in SearchUtils.filter(theirs, where)}
+        expected = {run.info.run_id for run in SearchUtils.filter(theirs, where)}  # type: ignore[no-untyped-call]
         here = re.sub(r"'(r\d+)'", lambda found: f"'{own[found[1]]}'", where)
         found = {ids[row["run_id"]] for row in history.rows(where=here, limit=None)}
         assert found == expected, where

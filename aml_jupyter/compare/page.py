@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LINE, _SHADE, _MUTED = "rgba(128,128,128,.35)", "rgba(128,128,128,.10)", "opacity:.72"
 _MONO = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;font-size:12px"
+_SPACED = f"{_MONO};white-space:pre-wrap"
 # the colours keep 3:1 against white and against black
 _GREEN, _RED, _BLUE, _AMBER = "#2a9d5c", "#d9534f", "#2f81d6", "#b9770e"
 _TINTS = {"+": "rgba(42,157,92,.18)", "-": "rgba(217,83,79,.18)", "@": "rgba(47,129,214,.12)"}
@@ -33,7 +34,7 @@ def html(comparison: Comparison, *, every: bool = False) -> str:
     labels = _LETTERS[: len(comparison.runs)]
     lines = map(_text, map(run_line, comparison.runs))
     runs = "".join(
-        f'<div><b style="color:{_BLUE}">{label}</b>&ensp;<span style="{_MONO}">{line}</span></div>'
+        f'<div><b style="color:{_BLUE}">{label}</b>&ensp;<span style="{_SPACED}">{line}</span></div>'
         for label, line in zip(labels, lines, strict=True)
     )
     tables = "".join(_grid(grid, labels) for grid in grids(comparison, every=every))
@@ -115,7 +116,7 @@ def _block(block: Block) -> str:
     mark = (
         f'<b style="color:{_KINDS.get(block.kind, _AMBER)};{_MONO}">{escape(sign)}</b>&ensp;' if sign else ""
     )
-    title = f'<div style="margin-top:4px">{mark}<span style="{_MONO}">{_text(block.title)}</span></div>'
+    title = f'<div style="margin-top:4px">{mark}<span style="{_SPACED}">{_text(block.title)}</span></div>'
     rows = "".join(
         "<tr>" + "".join(_cell("td", one, _MONO) for one in line) + "</tr>" for line in block.lines
     )
