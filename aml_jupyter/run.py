@@ -458,7 +458,12 @@ def find(reference: str = "@last", project: str | None = None) -> Run:
     from aml_jupyter import runs
     from aml_jupyter.config import aml_home, find_project
 
-    return run_of(runs.find(reference, aml_home(), find_project(project)))
+    directory = runs.find(reference, aml_home(), find_project(project))
+    if os.path.exists(directory.path + "/remote.json"):
+        from aml_jupyter import syncing
+
+        syncing.complete_quietly(directory)
+    return run_of(directory)
 
 
 def run_of(directory: RunDirectory) -> Run:

@@ -133,7 +133,9 @@ def supervise(path: str, secrets: Mapping[str, str]) -> bool:
         record = runs.load_record(directory)
         if record.status in TERMINAL:
             return False
-        _Supervision(directory, record, secrets).see_through()
+        supervision = _Supervision(directory, record, secrets)
+        supervision.see_through()
+        supervision.push()
         return True
     finally:
         os.close(lock)
@@ -345,7 +347,8 @@ class _Supervision:
         self._state("Running")
         self._note_environment()
         # loaded while the job runs, not when it has ended
-        import aml_jupyter.collection  # noqa: F401
+        import aml_jupyter.collection
+        import aml_jupyter.pending  # noqa: F401
 
         while True:
             liveness = self._poll(handle)
@@ -500,10 +503,34 @@ class _Supervision:
         """Write the ending; the one thing that is written also on a full disk."""
         changes.update(status=status, reason=reason, phases=self.phases)
         changes.update(runs.times(self.record, exit_))
+        if (state := self._expect_push()) and changes.get("artifacts_state") != "failed":
+            changes["artifacts_state"] = state
         runs.write_record(self.directory, self.record.replace(**changes))
         self._state(status, reason)
         if self.record.framework == "PySpark":
             self._forget_private()
+
+    def _expect_push(self) -> str | None:
+        """Note that the run is to be stored elsewhere where its project says so; never stops its end."""
+        from aml_jupyter import pending
+
+        try:
+            return pending.expect(self.directory, self.record)
+        except (AmlError, OSError) as error:  # `aml push RUN` stores it all the same
+            self._log(f"it is not stored by itself: {error}")
+            return None
+
+    def push(self) -> None:
+        """Have the run stored elsewhere by another process, when it has ended and that is wanted."""
+        from aml_jupyter import pending
+
+        if pending.marked(self.directory.home, self.directory.run_id) is None:
+            return
+        paths = [str(path) for path in self.record.supervisor.get("sys_path", ())]
+        try:
+            pending.start(self.directory.home, paths, python=sys.executable)
+        except OSError as error:  # whoever ends a run next starts it
+            self._log(f"it is stored later: {error}")
 
     def _forget_private(self) -> None:
         """Remove the private Spark settings, which a runtime elsewhere, or one that was killed, has left."""

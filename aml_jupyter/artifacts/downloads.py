@@ -93,7 +93,7 @@ def get(
 
 
 def chosen(directory: Folder, path: str) -> list[tuple[Artifact, str]]:
-    """What a path means, each with its name below the destination.  Raises ArtifactError `artifact.unknown`."""
+    """What a path means, each with its name below the destination.  Raises ArtifactError."""
     kept = [item for item in listing(directory) if item.state != "rejected"]
     path = path.strip("/")
     for prefix in (path, "outputs/" + path):

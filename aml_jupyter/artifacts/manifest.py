@@ -56,8 +56,8 @@ class Manifest(Value):
 
     @property
     def stored(self) -> tuple[Artifact, ...]:
-        """The artifacts that can be opened."""
-        return tuple(item for item in self.files if item.state == "stored")
+        """The artifacts that can be opened; pending ones are not yet in the store that the project names."""
+        return tuple(item for item in self.files if item.state != "rejected")
 
     @property
     def rejected(self) -> tuple[Artifact, ...]:
@@ -144,7 +144,7 @@ def find(directory: Folder, path: str, manifest: Manifest | None = None) -> Arti
     for name in (path, "outputs/" + path):
         for item in files:
             if item.path == name:
-                if item.state == "stored":
+                if item.state != "rejected":
                     return item
                 raise ArtifactError(
                     f"{path} was not kept: {item.reason}", code=item.code or "artifact.unknown"

@@ -37,7 +37,7 @@ def do_ls(options: Namespace, screen: Screen) -> int:
     wanted = options.path.strip("/")
     items = [
         item
-        for item in artifacts.listing(find_run(options.run))
+        for item in artifacts.listing(find_run(options.run, whole=False))
         if not wanted or item.path == wanted or item.path.startswith(wanted + "/")
     ]
     if options.json:
@@ -62,7 +62,7 @@ def do_cat(options: Namespace, screen: Screen) -> int:
     """Print an artifact, byte for byte; exit status 5 behind bytes that are not those that were kept."""
     from aml_jupyter import artifacts
 
-    for block in artifacts.read_blocks(find_run(options.run), options.path):
+    for block in artifacts.read_blocks(find_run(options.run, whole=False), options.path):
         screen.write_bytes(block)
     return 0
 

@@ -38,6 +38,7 @@ def arguments_runs(parser: ArgumentParser) -> None:
     add("--columns", metavar="A,B", help="such as run_id,status,metrics.acc")
     add("--limit", type=int, default=50, metavar="N", help="the most rows; 50 unless said")
     add("--all-projects", action="store_true", help="not only the project of this folder")
+    add("--from-store", action="store_true", help="look first for runs that others stored in artifacts.store")
     add("--hidden", action="store_true", help="hidden runs too")
     add("--trash", action="store_true", help="the runs in the trash instead")
     add("--parent", metavar="RUN", help="only the trials of a sweep")
@@ -49,6 +50,10 @@ def rows_of(options: Namespace, screen: Screen) -> list[dict[str, Any]]:
     """The rows that the options ask for."""
     if options.limit < 1:
         raise UsageError("--limit must be 1 or more")
+    if options.from_store:
+        from aml_jupyter.commands.store import sync_from_store
+
+        sync_from_store(options, screen)
     project = None if options.all_projects else project_of(options).key
     home = trash_of(aml_home()) if options.trash else aml_home()
     with runs.History(home) as history:
@@ -224,7 +229,7 @@ def arguments_tag(parser: ArgumentParser) -> None:
 
 def do_tag(options: Namespace, screen: Screen) -> int:
     """Add and remove tags, or rename."""
-    directory = find_run(options.run)
+    directory = find_run(options.run, whole=False)
     runs.set_labels(directory, name=options.name, tags=tuple(options.tags), remove_tags=tuple(options.remove))
     return _tell_labels(directory, options, screen)
 
@@ -254,7 +259,7 @@ def arguments_note(parser: ArgumentParser) -> None:
 
 def do_note(options: Namespace, screen: Screen) -> int:
     """Write a note on a run."""
-    directory = find_run(options.run)
+    directory = find_run(options.run, whole=False)
     runs.set_labels(directory, note=" ".join(options.text))
     return _tell_labels(directory, options, screen)
 
@@ -268,6 +273,6 @@ def arguments_pin(parser: ArgumentParser) -> None:
 
 def do_pin(options: Namespace, screen: Screen) -> int:
     """Protect a run from rm and gc."""
-    directory = find_run(options.run)
+    directory = find_run(options.run, whole=False)
     runs.set_labels(directory, pinned=not options.off)
     return _tell_labels(directory, options, screen)

@@ -32,9 +32,26 @@ LOOK = 0.01
 QUEUED_LOOK = 0.25
 
 
-def find_run(reference: str) -> RunDirectory:
-    """The run of a reference, looking at the project of the working folder first."""
-    return runs.find(reference, aml_home(), here())
+def find_run(reference: str, *, whole: bool = True) -> RunDirectory:
+    """The run of a reference, looking at the project of the working folder first.
+
+    `whole` is whether its cell, events and the like are read: of a run that came from a store they are
+    fetched, as far as that answers.
+    """
+    directory = runs.find(reference, aml_home(), here())
+    if whole and os.path.exists(directory.path + "/remote.json"):
+        from aml_jupyter import syncing
+
+        syncing.complete_quietly(directory)
+    return directory
+
+
+def _fetch_log(directory: RunDirectory) -> None:
+    """Have the log of a run that came from a store, however long it is.  Raises ArtifactError."""
+    if os.path.exists(directory.path + "/remote.json"):
+        from aml_jupyter import syncing
+
+        syncing.complete(directory, everything=True)
 
 
 def here() -> Project | None:
@@ -181,6 +198,7 @@ def do_logs(options: Namespace, screen: Screen) -> int:
     if options.tail is not None and options.tail < 0:
         raise UsageError("--tail must be 0 or more")
     directory = find_run(options.run)
+    _fetch_log(directory)
     if options.control:
         return _print_file(directory.control_log, screen)
     if runs.load_record(directory).kind == experiment.SWEEP:
@@ -242,6 +260,7 @@ def arguments_attach(parser: ArgumentParser) -> None:
 def do_attach(options: Namespace, screen: Screen) -> int:
     """Replay a run's output and follow it to its end."""
     directory = find_run(options.run)
+    _fetch_log(directory)
     status = follow_to_end(directory, screen, quiet=options.json)
     if options.json:
         from aml_jupyter.commands.history import record_json

@@ -121,6 +121,11 @@ def restore(directory: RunDirectory, into: str, *, force: bool = False) -> None:
     from aml_jupyter.snapshot import Store
     from aml_jupyter.snapshot import restore as restore_snapshot
 
+    if os.path.exists(directory.path + "/remote.json"):
+        from aml_jupyter import syncing
+
+        syncing.complete(directory)
+        syncing.need_snapshot(directory)
     record = runs.load_record(directory)
     restore_snapshot(Store(aml_home() + "/snapshots"), record.snapshot_id, into, force=force)
     cell = directory.job + "/cell.py"
@@ -221,7 +226,8 @@ class Lost:
 
         Raises AmlError `secret.needed` for a run that waits for a person, `supervisor.error` at the end.
         """
-        if record.status != "NotResponding" or time.monotonic() < self.due:
+        waits = record.status == "Queued" and record.reason == "secret.needed"
+        if (record.status != "NotResponding" and not waits) or time.monotonic() < self.due:
             return
         if record.reason == "secret.needed" and self._lacks(directory, record):
             error = record.error or {}

@@ -97,6 +97,7 @@ def _source(request: Request) -> tuple[RunDirectory, Record, dict[str, Any]]:
     except (FileNotFoundError, ConfigError):  # runs of a folder that is gone can be repeated all the same
         here = None
     source = runs.find(str(request.rerun_of), aml_home(), here)
+    planning.fetch_code(source)
     record = runs.read_record(source)
     asked = request_json(source)
     Store(aml_home() + "/snapshots").manifest(record.snapshot_id)

@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 LARGEST_SCRIPT = 4 << 20
 
 
+def fetch_code(source: RunDirectory) -> None:
+    """Have here what a run was made of, where its store has it and this computer not.  Raises ArtifactError."""
+    if os.path.exists(source.path + "/remote.json"):
+        from aml_jupyter import syncing
+
+        syncing.complete(source)
+        syncing.need_snapshot(source)
+        syncing.need_lock(source)
+
+
 def plan(request: Request, project: Project | None = None) -> Plan:
     """Resolve a request against the configuration; nothing is copied, sent or started.
 
@@ -43,6 +53,7 @@ def plan(request: Request, project: Project | None = None) -> Plan:
     project = project or find_project()
     source = runs.find(request.from_run, aml_home(), project) if request.from_run else None
     if source:
+        fetch_code(source)
         request = _like(source, request)
     _check_workdir(request, project)
     check_environment({**request.environment, **request.secrets})
