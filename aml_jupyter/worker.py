@@ -84,8 +84,10 @@ class Worker:
             except Exception:  # noqa: BLE001
                 log(self.home, _traceback())
                 time.sleep(1.0)
-            if self._is_done() and self.post.leave(self._is_done):
-                return
+            if self._is_done():
+                if self.post.leave(self._is_done):
+                    return
+                continue  # something came meanwhile, and whoever brought it may have been killed since
             self._wait()
             self._take_over(self.post.read())
 
@@ -111,22 +113,35 @@ class Worker:
             if item is None:
                 item = self.items[run_id] = Item(self, entry)
             item.entry = entry
-            item.tend()
+            self._tend(item)
         # in the order of the queue: an item that was met before may have been moved
         self.items = {run_id: self.items[run_id] for run_id in found if run_id in self.items}
         self._start_waiting()
+
+    def _tend(self, item: Item) -> None:
+        """Tend one item; what is wrong with it keeps no other from its turn."""
+        try:
+            item.tend()
+        except (AmlError, OSError) as error:
+            log(self.home, f"{item.entry.run_id}: {error}")
 
     def _start_waiting(self) -> None:
         settings = queueing.settings(self.home)
         queue = [item for item in self.items.values() if not item.entry.direct]
         for item in list(self.items.values()):
             if item.entry.direct:
-                item.start(item.entry.jobs)
+                self._start(item, item.entry.jobs)
         if settings.paused:
             return
         for item in queue:
             going = sum(len(one.in_state(ACTIVE)) for one in queue)
-            item.start(min(item.entry.jobs, len(item.in_state(ACTIVE)) + settings.jobs - going))
+            self._start(item, min(item.entry.jobs, len(item.in_state(ACTIVE)) + settings.jobs - going))
+
+    def _start(self, item: Item, most: int) -> None:
+        try:
+            item.start(most)
+        except (AmlError, OSError) as error:
+            log(self.home, f"{item.entry.run_id}: {error}")
 
     def forget(self, item: Item) -> None:
         """An item has ended, or has nothing to be done for it any more."""
@@ -226,7 +241,7 @@ class Item:
     def _first_state(self, run_id: str) -> str:
         """What a run is that another worker may have started."""
         directory = runs.at(self.home, run_id)
-        if directory is None or runs.load_record(directory).status in TERMINAL:
+        if directory is None or self._ending(directory):
             self._note_ending(directory)
             return DONE
         if not runs.supervised(directory) and not os.path.exists(directory.status_jsonl):
@@ -237,7 +252,7 @@ class Item:
     def _tend_run(self, run_id: str) -> None:
         directory = runs.at(self.home, run_id)
         active = self.active.get(run_id)
-        if directory is None or runs.load_record(directory).status in TERMINAL:
+        if directory is None or self._ending(directory):
             self._set(run_id, DONE)
             self._note_ending(directory)
             return
@@ -262,8 +277,17 @@ class Item:
         if not keep and (active := self.active.pop(run_id, None)):
             active.let_go()
 
+    def _ending(self, directory: RunDirectory) -> str:
+        """How a run ended; empty while it has not.  One whose record is damaged can be continued by nobody."""
+        try:
+            status = runs.load_record(directory).status
+        except AmlError as error:
+            log(self.home, f"{directory.run_id}: {error}")
+            return "damaged"
+        return status if status in TERMINAL else ""
+
     def _note_ending(self, directory: RunDirectory | None) -> None:
-        if directory is not None and runs.load_record(directory).status != "Completed":
+        if directory is not None and self._ending(directory) != "Completed":
             self.failed = True
 
     # -- sweeps
@@ -331,11 +355,11 @@ class Item:
             if len(self.active) >= most:
                 return
             directory = runs.at(self.home, run_id)
-            record = runs.load_record(directory) if directory is not None else None
-            if directory is None or record is None or record.status in TERMINAL:
+            if directory is None or self._ending(directory):
                 self._set(run_id, DONE)
                 self._note_ending(directory)
                 continue
+            record = runs.load_record(directory)
             if not self._has_secrets(record):
                 return
             self.hold()

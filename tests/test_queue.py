@@ -284,3 +284,16 @@ def test_names_of_trials_that_are_no_names_are_met_with_a_shrug(project: Path, h
     queueing.change(home, "no_1", maker={"pid": 1, "start_time": "0", "boot_id": "none"})
     assert experiment.wait(enqueue(Request(script="quick.py")), 60).status == "Completed"
     until(lambda: queueing.is_empty(home), 60)
+
+
+def test_a_run_whose_record_is_damaged_keeps_no_other_from_its_turn(
+    project: Path, share: Path, home: str
+) -> None:
+    first, second, third = (put(name) for name in "abc")
+    until(lambda: begun(share) == ["a"], 60)
+    Path(second.run_json).write_bytes(b"\0" * 100)
+    for name in "abc":
+        (share / name).touch()
+    assert [experiment.wait(one, 60).status for one in (first, third)] == ["Completed"] * 2
+    assert begun(share) == ["a", "c"]
+    until(lambda: queueing.is_empty(home), 60)

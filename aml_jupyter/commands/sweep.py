@@ -174,9 +174,7 @@ class _Following:
 def keep_going(parent: RunDirectory, table: Table, lost: experiment.Lost) -> None:
     """Have a sweep that lost its worker continued; raises AmlError when nobody stays with it."""
     if table.record.status == "Queued":
-        if not queueing.ensure_worker(parent.home) and table.record.reason == queueing.NEEDS_SECRETS:
-            lost.resume(parent, table.record.replace(status="NotResponding"))
-        return
+        queueing.ensure_worker(parent.home)
     lost.resume(parent, table.record)
 
 
