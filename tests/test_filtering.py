@@ -205,6 +205,8 @@ def test_a_mistake_is_told_with_its_column_and_what_to_write(
         "x" * 30_000,
         "(" * 100 + "metrics.a > 1" + ")" * 100,
         " or ".join(["metrics.a > 1"] * 300),
+        f"params.a LIKE '{'x' * 6000}'",
+        f"created IN ({', '.join(['2026'] * 300)})",
     ],
 )
 def test_a_filter_beyond_all_measure_is_refused(where: str) -> None:
@@ -217,6 +219,10 @@ def test_the_largest_filter_that_is_taken_is_answered(some: History) -> None:
     assert asked(some, word) == ["a"]
     values = ", ".join(["'x'"] * 3000)
     assert asked(some, f"params.model IN ({values}, 'tree')") == ["a"]
+    mixed = ", ".join(f"'x', {number}" for number in range(1000))
+    assert asked(some, f"params.lr IN ({mixed}, '0.10')") == ["c", "b"]
+    assert asked(some, f"params.model ILIKE '{'[*?ü' * 1000}%'") == []
+    assert asked(some, f"created NOT IN ({', '.join(['2026'] * 199)}) and name = 'a'") == ["a"]
     deep = "(" * filtering.DEEPEST + "name = 'b'" + ")" * filtering.DEEPEST
     assert asked(some, deep) == ["b"]
     # SQLite has refused nothing

@@ -138,10 +138,14 @@ def _of_value(condition: Condition) -> Clause:
         return _compared("value", condition)
     if not any(isinstance(one, str) for one in operands):
         return _compared("number", condition, numeric=True)
-    single = [_of_value(condition.replace(operator="=", denied=False, operand=one)) for one in operands]
-    sql = " OR ".join(one.sql for one in single)
+    texts = tuple(one for one in operands if isinstance(one, str))
+    numbers = tuple(one for one in operands if not isinstance(one, str))
+    some, others = (
+        _compared("value", condition.replace(denied=False, operand=texts)),
+        _compared("number", condition.replace(denied=False, operand=numbers), numeric=True),
+    )
     no = "NOT " if condition.denied else ""
-    return Clause(sql=f"{no}ifnull({sql}, 0)", values=tuple(value for one in single for value in one.values))
+    return Clause(sql=f"{no}ifnull({some.sql} OR {others.sql}, 0)", values=(*some.values, *others.values))
 
 
 def _compared(column: str, condition: Condition, *, numeric: bool = False) -> Clause:

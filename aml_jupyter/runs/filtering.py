@@ -69,6 +69,8 @@ ALIASES = {
 }
 # a filter is typed, or put together by a program of the person's own
 LONGEST, DEEPEST, MOST = 20_000, 40, 200
+# characters of a pattern, times in a list: SQLite takes somewhat more of both
+LONGEST_PATTERN, MOST_TIMES = 5000, 200
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
       | (?P<text>'(?:[^']|'')*' | "(?:[^"]|"")*")
@@ -397,6 +399,8 @@ class _Parser:
             if self.next.text == ")" and not found:
                 self._wrong(self.next.column, "the list is empty", "Write at least one value: ('a')")
             found.append(self._value(made))
+            if kind_of(made) == TIME and len(found) > MOST_TIMES:
+                self._wrong(opening.column, f"more than {MOST_TIMES} times", "Write >= and < around them.")
             token = self._take()
             if token.text == ")":
                 return tuple(found)
@@ -433,6 +437,10 @@ class _Parser:
     def _text(self, made: Condition, token: _Token) -> str:
         found = self._quoted(token)
         kind = kind_of(made)
+        if made.operator in ("LIKE", "ILIKE") and len(found) > LONGEST_PATTERN:
+            self._wrong(
+                token.column, f"a pattern of more than {LONGEST_PATTERN} characters", "Use a shorter one."
+            )
         if kind == TIME:
             if interval(found) is None:
                 fix = "Such as '2026-01-31', '2026-01-31T14:30' or '2026-01-31T14:30:05+01:00'."

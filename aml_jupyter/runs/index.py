@@ -207,7 +207,9 @@ class History:
         wanted = [one for one in known if one is not None]
         first = wanted[0] if len(wanted) == 1 else None
         metric = first.key if first and first.entity == "metrics" else None
-        stretch = choosing.shortest(chosen, self._count(), limit, metric) if chosen.conditions else None
+        # the runs of a small project are gone through, whatever there is elsewhere
+        all_runs = chosen.conditions and not self._is_small(chosen.project)
+        stretch = choosing.shortest(chosen, self._count(), limit, metric) if all_runs else None
         if first and metric is not None and stretch is None:
             return self._by_metric(metric, "DESC" if first.descending else "ASC", chosen, limit)
         order, more = _order(wanted)
