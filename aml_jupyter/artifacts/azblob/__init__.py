@@ -59,10 +59,10 @@ class BlobStore:
         """The blob of a key."""
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def ask(self, key: str, operation: Callable[[BlobClient], T]) -> T:
+    def ask(self, key: str, operation: Callable[[BlobClient], T], stop: threading.Event | None = None) -> T:
         """Ask for something about one blob, patiently.  Raises ArtifactError."""
         name = self.name(key)
-        return persist(self.account, key, lambda client: operation(client.get_blob_client(name)))
+        return persist(self.account, key, lambda client: operation(client.get_blob_client(name)), stop)
 
     @property
     def pool(self) -> ThreadPoolExecutor:

@@ -132,7 +132,9 @@ def code_of(error: AzureError) -> str:
     """The store's own code of an error, such as `BlobNotFound`, or ""."""
     code = getattr(error, "error_code", None)
     if code:
-        return str(getattr(code, "value", code))
+        code = str(getattr(code, "value", code))
+        # Azurite's word for it
+        return "Md5Mismatch" if code == "InvalidOperation" and "contentMD5" in str(error) else code
     response = getattr(error, "response", None)
     return str(response.headers.get("x-ms-error-code", "")) if response is not None else ""
 
@@ -164,7 +166,7 @@ def _words(error: AzureError) -> str:
     """What went wrong below, without addresses: they may carry a signature."""
     cause: BaseException = error
     for _ in range(8):
-        inner = cause.__cause__ or cause.__context__
+        inner = cause.__cause__ or cause.__context__ or getattr(cause, "inner_exception", None)
         reason = next((one for one in cause.args if isinstance(one, BaseException)), None)
         reason = getattr(cause, "reason", None) if reason is None else reason
         if isinstance(reason, BaseException):

@@ -10,6 +10,7 @@ from aml_jupyter.frozen import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from threading import Event
     from typing import TypeVar
 
     from azure.storage.blob import ContainerClient
@@ -39,10 +40,12 @@ def patience_of(environ: Mapping[str, str]) -> Patience:
     return Patience(connect=min(10.0, budget), read=min(30.0, budget), budget=budget)
 
 
-def persist(account: Account, key: str, operation: Callable[[ContainerClient], T]) -> T:
+def persist(
+    account: Account, key: str, operation: Callable[[ContainerClient], T], stop: Event | None = None
+) -> T:
     """Ask until there is an answer or the budget is used up; refused credentials are looked for once more.
 
-    Raises ArtifactError.
+    Raises ArtifactError.  Once `stop` is set, because nobody waits for the answer, nothing is tried again.
     """
     from azure.core.exceptions import AzureError
 
@@ -66,7 +69,10 @@ def persist(account: Account, key: str, operation: Callable[[ContainerClient], T
         spent = time.monotonic() - begun
         if spent + pause > account.patience.budget:
             raise fault.given_up(tries, spent)
-        time.sleep(pause)
+        if stop is None:
+            time.sleep(pause)
+        elif stop.wait(pause):
+            raise fault.given_up(tries, spent)
 
 
 def _pause(tries: int, asked: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 
 from aml_jupyter.artifacts.store import CHUNK, Stored, corrupt
 from aml_jupyter.errors import ArtifactError
@@ -46,7 +47,14 @@ def read(store: BlobStore, key: str, start: int, length: int | None) -> bytes:
     return b"".join(parts)
 
 
-def _range(store: BlobStore, key: str, start: int, length: int, etag: str | None) -> bytes:
+def _range(
+    store: BlobStore,
+    key: str,
+    start: int,
+    length: int,
+    etag: str | None,
+    stop: threading.Event | None = None,
+) -> bytes:
     """One range, all of it, of the version that is named.  Raises _Changed."""
     from azure.core import MatchConditions
     from azure.core.exceptions import IncompleteReadError, ResourceModifiedError
@@ -64,7 +72,7 @@ def _range(store: BlobStore, key: str, start: int, length: int, etag: str | None
             raise IncompleteReadError(f"{len(data)} of {length} bytes came")
         return data
 
-    return store.ask(key, ask)
+    return store.ask(key, ask, stop)
 
 
 def fetch(
@@ -110,6 +118,7 @@ class _Fetching:
         self.told = 0
         self.at = 0
         self.hashing = hashlib.sha256()
+        self.stop = threading.Event()
 
     def run(self, have: int) -> Stored:
         """Fetch all that is missing; size and hash of what the file holds then.  Raises _Changed."""
@@ -152,9 +161,18 @@ class _Fetching:
                 coming.popleft()
                 self.store.room.give(taken)
         finally:
-            for future, taken in coming:
-                future.cancel()
-                self.store.room.give(taken)
+            self._abandon(coming)
+
+    def _abandon(self, coming: deque[tuple[Future[bytes], int]]) -> None:
+        """Have nothing on its way any more."""
+        from concurrent.futures import wait
+
+        self.stop.set()
+        for future, _ in coming:
+            future.cancel()
+        wait([future for future, _ in coming])
+        for _, taken in coming:
+            self.store.room.give(taken)
 
     def _ask_for_more(
         self, coming: deque[tuple[Future[bytes], int]], start: int, size: int, etag: str
@@ -167,7 +185,9 @@ class _Fetching:
             taken = self.store.room.take_now(length) if coming else self.store.room.take(length)
             if not taken:
                 break
-            coming.append((self.store.pool.submit(_range, self.store, self.key, start, length, etag), taken))
+            coming.append(
+                (self.store.pool.submit(_range, self.store, self.key, start, length, etag, self.stop), taken)
+            )
             start += length
         return start
 

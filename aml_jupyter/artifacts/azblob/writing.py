@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 
 from aml_jupyter.artifacts.azblob.faults import code_of
 from aml_jupyter.artifacts.store import Stored, corrupt
@@ -179,6 +180,7 @@ class _Parts:
         self.progress = progress
         size = os.fstat(source).st_size
         self.part = max(PART, -(-size // MOST_PARTS))
+        self.stop = threading.Event()
         self.names: list[str] = []
         self.sha256 = ""
 
@@ -210,18 +212,20 @@ class _Parts:
             for one in pending:
                 one.result()
         except BaseException:
-            for one in pending:
-                one.cancel()
-            self._give_back(pending)
+            self._abandon(pending)
             raise
         self.sha256 = hashing.hexdigest()
         return Stored(key=self.key, size=total, sha256=self.sha256)
 
-    def _give_back(self, pending: list[Future[None]]) -> None:
-        """The room of those that never began; of those that did, they give it back themselves."""
+    def _abandon(self, pending: list[Future[None]]) -> None:
+        """Have nothing on its way any more; what began gives its room back itself."""
+        from concurrent.futures import wait
+
+        self.stop.set()
         for one in pending:
-            if one.cancelled():
+            if one.cancel():
                 self.store.room.give(min(self.part, self.store.room.size))
+        wait(pending)
 
     def _tell(self, count: int) -> None:
         if self.progress is not None:
@@ -234,6 +238,7 @@ class _Parts:
                 lambda blob: blob.stage_block(
                     name, data, length=len(data), transactional_content_md5=bytearray(md5)
                 ),
+                self.stop,
             )
         finally:
             self.store.room.give(taken)
