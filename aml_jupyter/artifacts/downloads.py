@@ -6,17 +6,19 @@ import os
 
 from aml_jupyter.artifacts.manifest import Artifact, find, listing, unknown
 from aml_jupyter.artifacts.remote import fetch, opened
+from aml_jupyter.artifacts.saving import bring, is_there, there
 from aml_jupyter.artifacts.store import CHUNK, copy_hashed, corrupt
-from aml_jupyter.confined import FileThere, Root, shown
+from aml_jupyter.confined import FileThere, Root
 from aml_jupyter.confined.names import check_found
 from aml_jupyter.errors import ArtifactError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from aml_jupyter.artifacts.manifest import Folder
     from aml_jupyter.artifacts.store import ArtifactStore
+    from aml_jupyter.artifacts.transfer import Report
 
 
 def read_blocks(directory: Folder, path: str) -> Iterator[bytes]:
@@ -65,31 +67,49 @@ def get(
     destination: str = ".",
     *,
     overwrite: bool = False,
+    resume: bool = False,
     store: ArtifactStore | None = None,
+    report: Report | None = None,
 ) -> list[str]:
     """Copy an artifact, all below a folder (`outputs/plots`), or with "" all of them; the paths written.
 
     A file goes to `destination/<its name>`, a folder's content below `destination`. Bytes are verified before
-    a name appears. Raises ArtifactError `artifact.exists` unless `overwrite`, `artifact.unknown`,
-    `store.corrupt`.
+    a name appears; of a large file that was cut off the rest is brought. With `resume` files that are there
+    with the very bytes are left alone. Raises ArtifactError `artifact.exists` unless `overwrite`,
+    `artifact.unknown`, `store.corrupt`, `store.no_space`.
     """
     found = chosen(directory, path)
-    names = []
     for item, _ in found:  # all names before the first byte: a manifest may be anybody's
         check_found(item.path)
     with Root.create(os.path.abspath(destination)) as into:
+        whole = {name for item, name in found if resume and is_there(into, name, item)}
         if not overwrite:
             for _, name in found:
-                if into.exists(name):
-                    raise _there(destination, name)
+                if name not in whole and into.exists(name):
+                    raise there(into.path, name)
+        wanted = [(item, name) for item, name in found if name not in whole]
         if store is None:
-            fetch(directory, [item for item, _ in found])
-        for item, name in found:
+            fetch(directory, [item for item, _ in wanted], report=report)
+        told = _Told(found, sum(item.size for item, name in found if name in whole), report)
+        for item, name in wanted:
             with store.open(item.key) if store else opened(directory, item) as file:
-                names.append(
-                    save(file.fileno(), into, name, overwrite=overwrite, sha256=item.sha256, close=False)
-                )
-    return names
+                bring(file, into, name, item, overwrite=overwrite, told=told)
+    return [f"{into.path}/{name}" for _, name in found]
+
+
+class _Told:
+    """Tells how far a download is."""
+
+    def __init__(self, found: Sequence[tuple[Artifact, str]], done: int, report: Report | None) -> None:
+        self.files, self.bytes = len(found), sum(item.size for item, _ in found)
+        self.done, self.report = done, report
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        if self.report is not None:
+            from aml_jupyter.artifacts.transfer import Progress
+
+            self.report(Progress(files=self.files, bytes=self.bytes, bytes_done=self.done))
 
 
 def chosen(directory: Folder, path: str) -> list[tuple[Artifact, str]]:
@@ -128,16 +148,8 @@ def save(
     try:
         into.publish(name, fill, overwrite=overwrite)
     except FileThere:
-        raise _there(into.path, name) from None
+        raise there(into.path, name) from None
     finally:
         if close:
             os.close(source)
     return f"{into.path}/{name}"
-
-
-def _there(folder: str, name: str) -> ArtifactError:
-    return ArtifactError(
-        f"{shown(name)} is already in {folder}",
-        code="artifact.exists",
-        hint="Name another folder, or add --overwrite.",
-    )

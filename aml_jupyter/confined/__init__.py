@@ -154,6 +154,19 @@ class Root:
         with _At(self.fd, path, make=True) as at:
             files.replace(at.name, at.fd, write, mode=mode, durable=sync, overwrite=overwrite)
 
+    def open_partial(self, path: str) -> int:
+        """A descriptor for reading and writing of a file that an earlier attempt may have begun.
+
+        What is there and is no file of one name is refused: ConfinedError `path.not_regular`.
+        """
+        with _At(self.fd, path, make=True) as at:
+            return files.open_partial(at.name, at.fd)
+
+    def settle(self, partial: str, path: str, *, overwrite: bool = False) -> None:
+        """Give a file that is whole its name in the same folder; FileThere where that is taken."""
+        with _At(self.fd, path, writes=True) as at:
+            files.settle(check_found(partial)[-1], at.name, at.fd, overwrite=overwrite)
+
     def make_dirs(self, path: str, mode: int = 0o700) -> None:
         """Make a folder and those above it that are missing, each with `mode` whatever the umask."""
         try:

@@ -241,6 +241,28 @@ def exists_at(name: str, dir_fd: int) -> bool:
     return True
 
 
+def open_partial(name: str, dir_fd: int) -> int:
+    """A descriptor of a file that may have been begun, never through a link and never of a second name."""
+    try:
+        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
+    except FileExistsError:
+        fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=dir_fd)
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == os.getuid():
+        return fd
+    os.close(fd)
+    raise ConfinedError(f"{shown(name)} is not a file of yours alone", code="path.not_regular")
+
+
+def settle(partial: str, name: str, dir_fd: int, *, overwrite: bool) -> None:
+    """Put a file that is whole in the place of `name` in one step."""
+    if overwrite:
+        os.rename(partial, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    else:
+        _put_beside(partial, name, dir_fd)
+    sync(dir_fd)
+
+
 def _discard(name: str, dir_fd: int) -> None:
     try:
         os.unlink(name, dir_fd=dir_fd)
