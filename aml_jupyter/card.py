@@ -234,6 +234,8 @@ def _plain_sections(card: Card) -> Iterable[tuple[str, Sequence[str]]]:
         yield "labels", [" ".join(part for part in (_tags(card), _text(card.note)) if part)]
     if card.artifacts:
         yield "artifacts", [*(f"{_word(f.path)}  {shown_size(f.size)}" for f in card.artifacts), _fetch(card)]
+    if card.artifacts_state == "pending":
+        yield "to be stored", [f"{card.prog} push {card.run_id}"]
     if card.not_kept:
         yield (
             "not kept",
@@ -520,7 +522,8 @@ def _page_sections(card: Card) -> Iterable[tuple[str, str]]:
         tags = escape(_tags(card))
         yield "Labels", " ".join(part for part in (tags, escape(_text(card.note))) if part)
     if card.artifacts:
-        yield "Artifacts", _page_artifacts(card)
+        stored = "<div>pending: to be stored</div>" if card.artifacts_state == "pending" else ""
+        yield "Artifacts", _page_artifacts(card) + stored
     elif card.ended and card.artifacts_state in ("failed", "partial"):
         yield "Artifacts", f"{_WARN} {escape(card.artifacts_state)}: {_code(f'{card.prog} ls {card.run_id}')}"
     if card.not_kept:

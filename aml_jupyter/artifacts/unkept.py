@@ -170,7 +170,10 @@ def _add(directory: Folder, work: Root, paths: Sequence[str]) -> list[str]:
                 os.close(fd)
             added.append(Artifact(path="rescued/" + path, size=kept.size, sha256=kept.sha256, key=kept.key))
         names = {item.path for item in added}
-        files = (*(item for item in manifest.files if item.path not in names), *added)
         state = "stored" if manifest.state == "none" else manifest.state
+        if os.path.exists(directory.path + "/remote.json"):  # it is to be in that store as well
+            added = [item.replace(state="pending") for item in added]
+            state = "pending"
+        files = (*(item for item in manifest.files if item.path not in names), *added)
         write_manifest(directory, manifest.replace(files=files, state=state))
     return [item.path for item in added]

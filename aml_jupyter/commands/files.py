@@ -12,6 +12,7 @@ from aml_jupyter.commands.watch import find_run
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import UsageError
 from aml_jupyter.printable import shown_size
+from aml_jupyter.runs.directory import ask_push
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,9 +113,10 @@ def do_rescue(options: Namespace, screen: Screen) -> int:
     if options.path is None:
         return _show_paths(runs.read_record(directory).not_kept, options, screen)
     into = os.path.abspath(options.dest) if options.dest else None
-    return _show_paths(
-        artifacts.rescue(directory, options.path, into, overwrite=options.overwrite), options, screen
-    )
+    found = artifacts.rescue(directory, options.path, into, overwrite=options.overwrite)
+    if into is None:
+        ask_push(directory)
+    return _show_paths(found, options, screen)
 
 
 def arguments_restore(parser: ArgumentParser) -> None:

@@ -19,6 +19,10 @@ def do(options: Namespace, root: str, screen: Screen) -> int:
 
 def _set(options: Namespace, root: str, screen: Screen) -> int:
     level = root if options.project_level else None
+    if options.key == settings.STORE:
+        from aml_jupyter.artifacts.opening import check_url
+
+        check_url(options.value)
     path = settings.put(level, options.key, options.value)
     overridden = level is None and settings.value(root, options.key) != options.value
     if options.json:

@@ -36,9 +36,9 @@ LOGS = ("control_log", "driver_log")
 
 
 def arguments_history(parser: ArgumentParser) -> None:
-    """`aml history list|info|last|compare|download|promote`."""
+    """`aml history list|info|last|compare|download|promote|sync`."""
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="list|info|last|compare|download|promote"
+        dest="action", required=True, metavar="list|info|last|compare|download|promote|sync"
     )
     listed = actions.add_parser("list", help="the runs of the project, newest first")
     listed.add_argument("--top", type=int, metavar="N", help="the newest N; all unless said")
@@ -77,6 +77,8 @@ def _add_changes(actions: Any) -> None:
     add("-d", "--destination", "--output-directory", dest="dest", default=".", metavar="DIR",
         help="where to; this folder unless said")  # fmt: skip
     add("--overwrite", action="store_true", help="replace files that are there")
+    sync = actions.add_parser("sync", help="bring the runs that others stored in artifacts.store")
+    sync.add_argument("--all-projects", action="store_true", help="not only the project of this folder")
     promote = actions.add_parser("promote", help="write assets/NAME.link into the project")
     add = promote.add_argument
     add("-r", "--run", required=True, metavar="RUN", help="which one")
@@ -94,8 +96,15 @@ def do_history(options: Namespace, screen: Screen) -> int:
         "compare": _compare,
         "download": _download,
         "promote": _promote,
+        "sync": _sync,
     }
     return doers[options.action](options, screen)
+
+
+def _sync(options: Namespace, screen: Screen) -> int:
+    from aml_jupyter.commands.store import do_sync
+
+    return do_sync(options, screen)
 
 
 def fields_of(directory: RunDirectory, record: Record | None = None) -> dict[str, Any]:

@@ -120,15 +120,6 @@ def _tell(done: Pushed, options: Namespace, screen: Screen) -> None:
             screen.remark(f"aml: {done.error['hint']}")
 
 
-def add_sync_options(parser: ArgumentParser) -> None:
-    """Options of a look into the store."""
-    parser.add_argument("--all-projects", action="store_true", help="not only the project of this folder")
-    parser.add_argument(
-        "--project", metavar="DIR", help="the project; found from the working folder unless said"
-    )
-    add_json(parser)
-
-
 def do_sync(options: Namespace, screen: Screen) -> int:
     """Bring the runs of the store into this history; exit status 5 when some were refused."""
     found = sync_from_store(options, screen)

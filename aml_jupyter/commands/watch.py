@@ -182,6 +182,10 @@ def tell_ending(record: Record, screen: Screen, told: tuple[str, ...] = ()) -> N
         shown = ", ".join(map(safe_name, record.not_kept[:5])) + (" ..." if count > 5 else "")
         screen.remark(f"aml: not kept (written outside outputs/ and the share): {shown}")
         screen.remark(f"aml: aml rescue {record.run_id} PATH fetches one")
+    if record.artifacts_state == "pending":
+        screen.remark(
+            f"aml: artifacts: pending; they are being stored, aml push {record.run_id} waits for it"
+        )
 
 
 def arguments_logs(parser: ArgumentParser) -> None:

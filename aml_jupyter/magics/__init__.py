@@ -31,6 +31,7 @@ def load(shell: Any) -> None:
     for word in ("%amlrun", "%%amlrun", "%aml"):
         shell.set_hook("complete_command", _complete, str_key=word)
     _continue_runs()
+    _store_runs()
 
 
 def unload(shell: Any) -> None:
@@ -93,6 +94,22 @@ def _complete(_shell: object, event: Any) -> list[str]:
     from aml_jupyter.magics.options import complete
 
     return complete(event.line)
+
+
+def _store_runs() -> None:
+    """Have what is to be stored elsewhere stored, by a process of its own; one look where nothing is."""
+    home = os.environ.get("AML_HOME") or os.path.expanduser("~/.azureml")
+    try:
+        if not os.listdir(home + "/push"):
+            return
+    except OSError:  # no run was ever to be stored elsewhere
+        return
+    from aml_jupyter import pending
+
+    try:
+        pending.start(home)
+    except OSError:  # the end of the next run starts it
+        return
 
 
 def _continue_runs() -> None:

@@ -137,7 +137,8 @@ def _check_job(directory: RunDirectory, record: Record) -> Iterator[Finding]:
     if isinstance(ending, dict):
         yield from _check_ending(directory, record, ending)
     yield from _check_events(directory)
-    if record.cell_sha256 and _sha256(directory.job + "/cell.py") != record.cell_sha256:
+    not_fetched = _elsewhere(directory) is None and not os.path.lexists(directory.job + "/cell.py")
+    if record.cell_sha256 and not not_fetched and _sha256(directory.job + "/cell.py") != record.cell_sha256:
         yield Finding(
             code="cell.changed",
             path=directory.job + "/cell.py",

@@ -244,6 +244,15 @@ def mark_id(home: str, run_id: str) -> None:
         os.close(os.open(path, flags, 0o600))
 
 
+def ask_push(directory: RunDirectory) -> None:
+    """Have a run that is in a store stored there once more, by whoever stores runs next (`pending`)."""
+    if not os.path.exists(directory.path + "/remote.json"):
+        return
+    make_root(f"{directory.home}/push")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(f"{directory.home}/push/{directory.run_id}", flags, 0o600))
+
+
 def at(home: str, run_id: str) -> RunDirectory | None:
     """The directory of exactly this run id, or None."""
     if not run_id or "/" in run_id or "\0" in run_id or run_id[0] == "." or len(run_id) > 200:

@@ -6,7 +6,7 @@ from aml_jupyter.confined import write_atomic
 from aml_jupyter.errors import UsageError
 from aml_jupyter.job import FORMAT, check_format
 from aml_jupyter.locks import exclusive
-from aml_jupyter.runs.directory import RunDirectory, mark_changed, with_reserve
+from aml_jupyter.runs.directory import RunDirectory, ask_push, mark_changed, with_reserve
 from aml_jupyter.runs.evidence import LARGEST_LABELS, Labels, labels_document
 from aml_jupyter.sealed import seal
 
@@ -57,6 +57,7 @@ def set_labels(
         mark_changed(directory)
         with_reserve(directory.labels_json, lambda: write_atomic(directory.labels_json, data))
         mark_changed(directory)
+        ask_push(directory)
 
 
 def parse_tags(tags: Iterable[str] | Mapping[str, str]) -> dict[str, str]:
