@@ -278,7 +278,7 @@ class Item:
             active.let_go()
 
     def _ending(self, directory: RunDirectory) -> str:
-        """How a run ended; empty while it has not.  One whose record is damaged can be continued by nobody."""
+        """How a run ended, empty while it has not; one with a damaged record can be continued by nobody."""
         try:
             status = runs.load_record(directory).status
         except AmlError as error:
@@ -295,7 +295,7 @@ class Item:
     def _tend_sweep(self, parent: RunDirectory) -> None:
         wanted = runs.cancel_request(parent)
         if wanted is None and self.entry.fail_fast and self.failed:
-            wanted = "terminate"
+            wanted = runs.TERMINATE
         if self.active:
             self.hold()
         if wanted is None:
@@ -305,7 +305,7 @@ class Item:
         if wanted != self.ending:
             self.ending = wanted
             for active in self.active.values():
-                experiment.cancel(active.directory, kill=wanted != "terminate")
+                experiment.cancel(active.directory, kill=wanted == runs.KILL, abandon=wanted == runs.ABANDON)
 
     def _end_waiting(self, run_id: str) -> None:
         directory = runs.at(self.home, run_id)

@@ -175,7 +175,11 @@ def test_a_sweep_is_one_snapshot_a_trial_for_each_value_and_a_parent_with_the_be
     assert isinstance(parent, Sweep)
     assert parent.id == aml_jupyter.run("@last").id
     record = parent.record
-    assert (record.status, record.kind, record.metrics) == ("Completed", "sweep", {"best.accuracy": 0.5})
+    assert (record.status, record.kind, record.metrics) == (
+        "Completed",
+        "sweep",
+        {"trials": 3, "completed": 3, "best.accuracy": 0.5},
+    )
     assert record.duration is not None
     assert [one.params for one in parent.trials] == [{"rate": 4}, {"rate": 2}, {"rate": 8}]
     assert {one.record.parent_run_id for one in parent.trials} == {parent.id}
@@ -311,7 +315,7 @@ def test_secrets_reach_every_trial_and_no_file(project: Path, home: str) -> None
 
 def test_a_cell_gets_its_values_as_variables(project: Path) -> None:
     cell = "import aml_run\naml_run.log('double', 2 * rate)"
-    parent = aml_jupyter.sweep("local", params={"rate": [1, 2.5]}, jobs=2, cell=cell, metric="double").wait()
+    parent = aml_jupyter.sweep("local", params={"rate": [1, 2.5]}, jobs=2, cell=cell, metric="double").wait()  # type: ignore[operator]
     assert [row["metric"] for row in parent.rows()] == [2, 5]
     assert parent[2].record.params == {"rate": 2.5}
     with pytest.raises(IndexError):
@@ -361,6 +365,7 @@ def test_a_record_from_elsewhere_that_describes_no_sweep_is_shown_empty(project:
     parent = submit("rate=1")
     experiment.wait(parent, 60)
     record = runs.load_record(parent)
-    for described in (None, [], {"axes": 1, "trials": {"a": 1}, "metric": ["x"]}, {"metric": "a:b:c"}):
+    strange: list[Any] = [None, [], {"axes": 1, "trials": {"a": 1}, "metric": ["x"]}, {"metric": "a:b:c"}]
+    for described in strange:
         runs.write_record(parent, record.replace(properties={"sweep": described}))
         assert look(parent).trials == ()

@@ -213,12 +213,21 @@ def do_logs(options: Namespace, screen: Screen) -> int:
     if options.tail is not None:
         follower.position = _tail_position(directory.log, options.tail)
     begin = follower.position
+    if options.follow:
+        _await_turn(directory)
     for output in follower.follow() if options.follow else follower.rest():
         if isinstance(output, Text) and (not options.stderr or output.stream == "stderr"):
             screen.output("stdout", output.text)
         elif isinstance(output, Event) and not options.stderr and output.event.get("at", begin) >= begin:
             _show_event(output.event, screen)
     return 0
+
+
+def _await_turn(directory: RunDirectory) -> None:
+    """Wait until a run of the queue is started."""
+    while runs.read_record(directory).status == "Queued":
+        experiment.resume(directory)
+        time.sleep(QUEUED_LOOK)
 
 
 def _print_file(path: str, screen: Screen) -> int:

@@ -110,7 +110,20 @@ def submit_together(
             starter.go(directory.path, secrets, given)
         except SupervisorGone:  # one that was ready has died since
             Starter().go(directory.path, secrets, given)
+    _wake_queue(directories[0].home)
     return directories
+
+
+def _wake_queue(home: str) -> None:
+    """Have what waits in the queue go on, should its worker have been killed."""
+    try:
+        names = os.listdir(home + "/queue")
+    except FileNotFoundError:
+        return
+    if any(name.endswith(".json") and name != "settings.json" for name in names):
+        from aml_jupyter import queueing
+
+        queueing.ensure_worker(home)
 
 
 def restore(directory: RunDirectory, into: str, *, force: bool = False) -> None:

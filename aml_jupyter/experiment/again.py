@@ -23,6 +23,7 @@ from aml_jupyter.errors import (
 from aml_jupyter.executors import executor_for
 from aml_jupyter.experiment import planning
 from aml_jupyter.experiment.request import Plan
+from aml_jupyter.queueing import SWEEP
 from aml_jupyter.validation import check_environment, check_params, check_words
 
 TYPE_CHECKING = False
@@ -99,6 +100,12 @@ def _source(request: Request) -> tuple[RunDirectory, Record, dict[str, Any]]:
     source = runs.find(str(request.rerun_of), aml_home(), here)
     planning.fetch_code(source)
     record = runs.read_record(source)
+    if record.kind == SWEEP:
+        raise UsageError(
+            f"{record.run_id} is a sweep, which is repeated trial by trial",
+            code="rerun.impossible",
+            hint=f"aml show {record.run_id} lists its trials: aml rerun TRIAL",
+        )
     asked = request_json(source)
     Store(aml_home() + "/snapshots").manifest(record.snapshot_id)
     return source, record, asked

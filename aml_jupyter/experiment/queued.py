@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from aml_jupyter import queueing, runs
 from aml_jupyter.config import aml_home, registered
+from aml_jupyter.confined import read_bounded, write_atomic
 from aml_jupyter.experiment.logins import handed_over
-from aml_jupyter.experiment.planning import plan
+from aml_jupyter.experiment.planning import LARGEST_SCRIPT, plan
 from aml_jupyter.experiment.writing import begin, write
 
 TYPE_CHECKING = False
@@ -49,8 +52,8 @@ def enqueue_trials(
     """Write the trials of a sweep, with the snapshot of the first, then their parent, which is returned.
 
     They exist for the queue when the parent does; all of them or none.  `entry` says how they are to be
-    started, its names are filled in; `parent_fields` are those of the parent's record, `labelled` has its name,
-    tags and note.  Raises what `submit` raises.
+    started, its names are filled in; `parent_fields` are those of the parent's record, `labelled` has its
+    name, tags and note.  Raises what `submit` raises.
     """
     planned, named = _planned(requests, project)
     passwords = handed_over(planned[0])
@@ -98,6 +101,10 @@ def _write_parent(
         planned.project,
         **{**values, "kind": queueing.SWEEP, "heartbeat_enabled": False, **fields},
     )
+    if trial.cell_sha256:
+        # restored and repeated as the cell of any run is
+        os.mkdir(parent.job, 0o700)
+        write_atomic(parent.job + "/cell.py", read_bounded(directory.job + "/cell.py", LARGEST_SCRIPT))
     if request.name or request.tags or request.message:
         runs.set_labels(parent, name=request.name, tags=request.tags, note=request.message)
     runs.write_record(parent, record)

@@ -100,7 +100,6 @@ def submit(request: Request, asked: Asked, project: Project | None = None) -> Ru
     ]
 
     def parent_fields(first: Plan, directories: Sequence[RunDirectory]) -> Mapping[str, Any]:
-        script = "<cell>" if request.cell is not None else first.command[1]
         described = {
             "axes": {one.name: list(one.values) for one in asked.axes},
             "trials": [one.run_id for one in directories],
@@ -110,7 +109,8 @@ def submit(request: Request, asked: Asked, project: Project | None = None) -> Ru
             "seed": seed,
         }
         return {
-            "script_name": f"{script} ({len(directories)} trials)",
+            "arguments": _common_arguments(first),
+            "metrics": {"trials": len(directories)},
             "params": {**request.params, **{one.name: one.text for one in asked.axes}},
             "properties": {"CommitId": runs.load_record(directories[0]).snapshot_id, "sweep": described},
         }
@@ -118,6 +118,13 @@ def submit(request: Request, asked: Asked, project: Project | None = None) -> Ru
     entry = queueing.Entry(run_id="", jobs=asked.jobs, direct=not asked.queue, fail_fast=asked.fail_fast)
     labelled = requests[0].replace(name=request.name, message=request.message)
     return enqueue_trials(requests, project, entry, parent_fields, labelled)
+
+
+def _common_arguments(first: Plan) -> tuple[str, ...]:
+    """What every trial is given beside its parameters, which stand at the end of a script's."""
+    if first.request.cell is not None:
+        return first.command[1:]
+    return first.command[2 : len(first.command) - len(first.request.params)]
 
 
 def split_metric(text: str) -> tuple[str, bool]:

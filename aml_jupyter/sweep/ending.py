@@ -40,11 +40,12 @@ def _fields(parent: RunDirectory, table: Table, *, fail_fast: bool) -> dict[str,
         found["error"] = {"code": FAILED, "message": told, "hint": hint}
     if runs.cancel_request(parent) and table.count("Canceled"):
         found = {"status": "Canceled", "reason": "", "error": None, "exit_code": None}
+    found["metrics"] = {"trials": whole, "completed": done}
     described = record.properties.get("sweep")
     if table.best and isinstance(described, dict):
         best = next(one for one in table.trials if one.run_id == table.best)
         # not by the metric's own name: @best:METRIC means a run that has artifacts
-        found["metrics"] = {f"best.{table.metric}": best.metric}
+        found["metrics"][f"best.{table.metric}"] = best.metric
         found["properties"] = {**record.properties, "sweep": {**described, "best": table.best}}
     elif table.metric and done:
         told = f"no trial logged a number as {table.metric}: which one is best is not known"
