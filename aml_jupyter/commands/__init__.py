@@ -40,6 +40,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "promote": ("assets", "name an artifact of a run in the project: assets/NAME.link"),
     "asset": ("assets", "list, download: what was promoted"),
     "push": ("store", "store runs where artifacts.store says, what is pending first"),
+    "export": ("exports", "send runs to an MLflow server, or pack one as an RO-Crate"),
+    "open": ("outputs", "show an artifact with the program that the desktop has for it"),
     "rescue": ("files", "fetch a file that a run wrote outside outputs/"),
     "restore": ("files", "put the snapshot of a run into a folder"),
     "tag": ("history", "add or remove tags"),
