@@ -6,6 +6,7 @@ import os
 import shlex
 
 from aml_jupyter.commands import add_json
+from aml_jupyter.commands.outputs import parse_range
 from aml_jupyter.commands.resources import parse_size
 from aml_jupyter.commands.submit import project_of, rules_of
 from aml_jupyter.commands.watch import find_run
@@ -33,14 +34,9 @@ def arguments_ls(parser: ArgumentParser) -> None:
 
 def do_ls(options: Namespace, screen: Screen) -> int:
     """List a run's artifacts."""
-    from aml_jupyter import artifacts
+    from aml_jupyter.commands.outputs import listed
 
-    wanted = options.path.strip("/")
-    items = [
-        item
-        for item in artifacts.listing(find_run(options.run, whole=False))
-        if not wanted or item.path == wanted or item.path.startswith(wanted + "/")
-    ]
+    items = listed(find_run(options.run, whole=False), options.path, screen)
     if options.json:
         screen.json([item.as_dict() for item in items])
     elif items:
@@ -57,13 +53,15 @@ def arguments_cat(parser: ArgumentParser) -> None:
     """Options of `aml cat`."""
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("path", metavar="PATH", help="such as outputs/metrics.csv")
+    parser.add_argument("--range", type=parse_range, metavar="START-END",
+                        help="only these bytes: 0-99 are the first hundred, =-100 the last")  # fmt: skip
 
 
 def do_cat(options: Namespace, screen: Screen) -> int:
     """Print an artifact, byte for byte; exit status 5 behind bytes that are not those that were kept."""
-    from aml_jupyter import artifacts
+    from aml_jupyter.commands.outputs import printed
 
-    for block in artifacts.read_blocks(find_run(options.run, whole=False), options.path):
+    for block in printed(find_run(options.run, whole=False), options, screen):
         screen.write_bytes(block)
     return 0
 
@@ -74,17 +72,15 @@ def arguments_get(parser: ArgumentParser) -> None:
     parser.add_argument("path", nargs="?", default="", help="a file or folder; everything unless said")
     parser.add_argument("-d", "--dest", default=".", metavar="DIR", help="where to; this folder unless said")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--resume", action="store_true", help="leave files that have come whole already")
     add_json(parser)
 
 
 def do_get(options: Namespace, screen: Screen) -> int:
-    """Download artifacts."""
-    from aml_jupyter import artifacts
+    """Download artifacts, or the outputs so far of a run that goes on."""
+    from aml_jupyter.commands.outputs import download
 
-    into = os.path.abspath(options.dest)
-    return _show_paths(
-        artifacts.get(find_run(options.run), options.path, into, overwrite=options.overwrite), options, screen
-    )
+    return _show_paths(download(find_run(options.run), options, screen), options, screen)
 
 
 def _show_paths(paths: Sequence[str], options: Namespace, screen: Screen) -> int:
