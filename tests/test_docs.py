@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "aml_jupyter"
 
 FAMILIES = (
-    "artifact budget cell config container data engine environment events file history image label log "
-    "message metric name path record request restore run runtime secret share snapshot ssh store supervisor "
-    "target value"
+    "artifact artifacts asset budget cell config container data engine environment events export file "
+    "history image input label log message metric name open outputs path queue record request rerun "
+    "restore run runtime secret share snapshot ssh store supervisor sweep target trash value"
 )
 CODE = re.compile(rf"(?:{'|'.join(FAMILIES.split())})\.[a-z_]+")
 # what looks like a code and is a file
