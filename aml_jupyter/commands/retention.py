@@ -16,7 +16,7 @@ from aml_jupyter.runs import trash
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from aml_jupyter.commands.screen import Screen
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aml_jupyter.retention.remote import Cleared
     from aml_jupyter.retention.rules import Choice, Swept
     from aml_jupyter.runs import RunDirectory
+    from aml_jupyter.runs.damage import Finding
 
 # the exit status of a damaged history, as for the errors that it causes
 DAMAGED = 5
@@ -327,26 +328,67 @@ def _tell_freed(options: Namespace, freed: Freed, screen: Screen) -> None:
 
 def arguments_check(parser: ArgumentParser) -> None:
     """Options of `aml check`."""
+    add = parser.add_argument
+    add(
+        "--repair",
+        action="store_true",
+        help="mend what can be mended; damaged files are set aside",
+    )
+    add("--dry-run", action="store_true", help="--repair: say what would be tried, change nothing")
+    add("--rebuild", action="store_true", help="make the index anew from the run directories")
     add_json(parser)
-    parser.add_argument("--rebuild", action="store_true", help="make the index anew from the run directories")
 
 
 def do_check(options: Namespace, screen: Screen) -> int:
-    """Look for damage; exit status 5 when there is any."""
+    """Look for damage, and mend it where that is asked for; exit status 5 when there is any left."""
     from aml_jupyter import retention
 
+    if options.dry_run and not options.repair:
+        raise UsageError("--dry-run needs --repair", hint="Without --repair aml check changes nothing.")
     home = aml_home()
     if options.rebuild:
         with runs.History(home) as history:
             screen.remark(f"aml: the index holds {history.rebuild()} runs")
+    if options.repair:
+        return _repair(options, screen)
     findings = retention.check(home)
     if options.json:
         screen.json([finding.as_dict() for finding in findings])
     elif not findings:
         screen.remark("aml: no damage found")
     else:
-        for finding in findings:
-            screen.path(f"{finding.code}: {finding.path}")
-            for text in filter(None, (finding.message, finding.hint)):
-                screen.path(f"    {text}")
+        _tell_findings(findings, screen)
     return DAMAGED if findings else 0
+
+
+def _tell_findings(findings: Iterable[Finding], screen: Screen) -> None:
+    for finding in findings:
+        screen.path(f"{finding.code}: {finding.path}")
+        for text in filter(None, (finding.message, finding.hint)):
+            screen.path(f"    {text}")
+
+
+def _repair(options: Namespace, screen: Screen) -> int:
+    from aml_jupyter import experiment
+    from aml_jupyter.retention.repair import repair
+
+    done = repair(aml_home(), experiment.resume, dry_run=options.dry_run)
+    if options.json:
+        screen.json(
+            {
+                "dry_run": options.dry_run,
+                "steps": [step.as_dict() for step in done.steps],
+                "left": [finding.as_dict() for finding in done.left],
+            }
+        )
+        return DAMAGED if done.left else 0
+    word = "would try" if options.dry_run else "mended"
+    for step in done.steps:
+        screen.path(f"{word}: {step.code}: {step.path}")
+        screen.path(f"    {step.done}")
+    if not done.left:
+        screen.remark("aml: no damage is left" if done.steps else "aml: no damage found")
+    else:
+        screen.remark("aml: damage that was found:" if options.dry_run else "aml: beyond repair:")
+        _tell_findings(done.left, screen)
+    return DAMAGED if done.left else 0

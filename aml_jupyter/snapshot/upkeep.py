@@ -126,7 +126,7 @@ def _rewrite(objects: Objects, names: list[str], keep: Keep) -> None:
     writer = Writer(Objects(objects.path), anew=True)
     try:
         for name in names:
-            for digest, data in _contents(objects.pack_path(name)):
+            for digest, data in contents_of(objects.pack_path(name)):
                 if keep(digest):
                     writer.add(digest, data)
         made = writer.commit()
@@ -138,7 +138,8 @@ def _rewrite(objects: Objects, names: list[str], keep: Keep) -> None:
     sync_folder(f"{objects.path}/packs")
 
 
-def _contents(path: str) -> Iterator[tuple[bytes, bytes]]:
+def contents_of(path: str) -> Iterator[tuple[bytes, bytes]]:
+    """Digests and bytes in a pack, in their order there.  Raises ValueError when it is damaged, OSError."""
     index = sorted(read_index(path), key=lambda entry: entry[1])
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
@@ -213,7 +214,7 @@ def _check_packs(objects: Objects) -> tuple[dict[str, str], dict[bytes, str], se
     good: set[bytes] = set()
     for name in pack_names(objects.path):
         try:
-            for digest, data in _contents(objects.pack_path(name)):
+            for digest, data in contents_of(objects.pack_path(name)):
                 if sha256(data) == digest:
                     good.add(digest)
                 else:
@@ -230,7 +231,7 @@ def _check_large(objects: Objects) -> tuple[dict[bytes, str], set[bytes]]:
     good: set[bytes] = set()
     for digest in sorted(objects.large()):
         try:
-            if _file_digest(objects.large_path(digest)) == digest:
+            if file_digest(objects.large_path(digest)) == digest:
                 good.add(digest)
             else:
                 bad[digest] = "damaged"
@@ -239,7 +240,8 @@ def _check_large(objects: Objects) -> tuple[dict[bytes, str], set[bytes]]:
     return bad, good
 
 
-def _file_digest(path: str) -> bytes:
+def file_digest(path: str) -> bytes:
+    """The SHA-256 of a file.  Raises OSError."""
     from hashlib import sha256 as start
 
     digest = start()

@@ -1,0 +1,495 @@
+"""`aml check --repair`: mends what can be mended without losing anything.
+
+Damaged files are set aside below `AML_HOME/damaged/`, never deleted.  What nobody has any more stays as it
+is, and `check` goes on telling of it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+
+from aml_jupyter import artifacts, runs
+from aml_jupyter.artifacts.collecting import collecting_lock
+from aml_jupyter.artifacts.manifest import Artifact, Manifest, write_manifest
+from aml_jupyter.artifacts.names import key_of
+from aml_jupyter.artifacts.remote import DETAILS, Place, fetch, origin, place_of
+from aml_jupyter.confined import make_root, read_bounded, write_atomic
+from aml_jupyter.errors import AmlError, RunNotFound
+from aml_jupyter.frozen import Value
+from aml_jupyter.job import TERMINAL
+from aml_jupyter.locks import exclusive
+from aml_jupyter.retention import check
+from aml_jupyter.runs import trash
+from aml_jupyter.runs.damage import BEING_MADE
+from aml_jupyter.runs.directory import LARGEST, RunDirectory, enter, trash_of, unlink_quietly
+from aml_jupyter.runs.removal import REMOVING, drop_id, finish_removal
+from aml_jupyter.sealed import unseal
+from aml_jupyter.snapshot import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from aml_jupyter.runs import Record
+    from aml_jupyter.runs.damage import Finding
+
+    Resume = Callable[[RunDirectory], object]
+
+ASIDE = "damaged"
+# seconds that a run whose job has ended is given to be finished
+FINISHED_WITHIN = 60.0
+# a record that came back shows what else is damaged of its run
+MOST_ROUNDS = 3
+# of the index: all are mended at once, by making it anew
+_INDEX = ("index.corrupt", "index.differs")
+_ENDED = ("supervisor.gone", "run.lost")
+
+
+class Step(Value):
+    """One thing that was done, or would be: the finding's code, the path, and what became of it."""
+
+    code: str
+    path: str
+    done: str
+    run_id: str = ""
+
+
+class Repaired(Value):
+    """The steps that were done (or, of a dry run, that would be tried), and the damage that is left."""
+
+    steps: tuple[Step, ...] = ()
+    left: tuple[Finding, ...] = ()
+
+
+def repair(home: str, resume: Resume, *, dry_run: bool = False) -> Repaired:
+    """Look for damage and mend it.  `resume` gives a run that nobody looks after a supervisor.
+
+    With `dry_run` nothing is changed and `left` is all that was found.
+    """
+    findings = check(home)
+    steps = _Repair(home, resume, dry_run)
+    steps.unfinished()
+    steps.leftovers()
+    for _ in range(MOST_ROUNDS):
+        before = len(steps.done)
+        for finding in findings:
+            steps.mend(finding)
+        steps.snapshots([one for one in findings if one.code == "snapshot.corrupt"])
+        steps.index([one for one in findings if one.code in _INDEX])
+        if dry_run or not findings:
+            break
+        findings = check(home)
+        if len(steps.done) == before:
+            break
+    return Repaired(steps=tuple(steps.done), left=tuple(findings))
+
+
+class _Repair:
+    """One repair."""
+
+    def __init__(self, home: str, resume: Resume, dry_run: bool) -> None:
+        self.home = home
+        self.resume = resume
+        self.dry_run = dry_run
+        self.done: list[Step] = []
+        self._copies: dict[str, list[tuple[RunDirectory, Artifact]]] | None = None
+
+    def mend(self, finding: Finding) -> None:
+        """Mend one damage where there is a way; one that fails stays a finding."""
+        way = _WAYS.get(finding.code)
+        if way is None:
+            return
+        try:
+            done = way(self, finding)
+        except (AmlError, OSError):  # it stays, and the second look tells of it
+            return
+        if done:
+            self.tell(finding.code, finding.path, done, finding.run_id)
+
+    def tell(self, code: str, path: str, done: str, run_id: str = "") -> None:
+        """Note a step."""
+        self.done.append(Step(code=code, path=path, done=done, run_id=run_id))
+
+    def directory(self, finding: Finding) -> RunDirectory:
+        """The run of a finding, whether its record can be read or not.  Raises RunNotFound."""
+        for one in runs.all_directories(self.home):
+            if one.run_id == finding.run_id:
+                return one
+        raise RunNotFound(f"there is no run {finding.run_id}")
+
+    def aside(self, path: str) -> str:
+        """Move a damaged file of ours away, keeping its path below the home; where it is then."""
+        below = (
+            path.removeprefix(self.home + "/") if path.startswith(self.home + "/") else os.path.basename(path)
+        )
+        number = 1
+        while os.path.lexists(there := f"{self.home}/{ASIDE}/{below}.{number}"):
+            number += 1
+        make_root(os.path.dirname(there))
+        os.rename(path, there)
+        return there
+
+    # -- what is not a finding
+
+    def unfinished(self) -> None:
+        """Have runs finished whose job has verifiably ended, and whose record does not say so."""
+        for directory in runs.unfinished(self.home):
+            try:
+                record = runs.read_record(directory)
+            except AmlError:
+                continue
+            if record.status != "NotResponding" or not _has_ended(directory, record):
+                continue
+            if self.dry_run or self._finish(directory):
+                self.tell("run.unfinished", directory.run_json, "its ending is written", directory.run_id)
+
+    def _finish(self, directory: RunDirectory) -> bool:
+        try:
+            self.resume(directory)
+        except AmlError:
+            return False
+        due = time.monotonic() + FINISHED_WITHIN
+        while time.monotonic() < due:
+            if runs.load_record(directory).status in TERMINAL:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def leftovers(self) -> None:
+        """Finish moves into the trash, and take marks of runs away that are no more."""
+        if left := trash.unsettled(self.home):
+            if not self.dry_run:
+                trash.settle(self.home)
+            for run_id in left:
+                self.tell(
+                    "trash.unsettled", trash_of(self.home), "its move into the trash is finished", run_id
+                )
+        for path in _dead_marks(self.home):
+            if not self.dry_run:
+                unlink_quietly(path)
+            self.tell("mark.orphan", path, "the mark of a run that is no more is gone")
+
+    # -- ids, directories
+
+    def _enter(self, finding: Finding) -> str:
+        if not self.dry_run:
+            enter(self.directory(finding))
+        return "the entry is written again"
+
+    def _drop_id(self, finding: Finding) -> str:
+        if not self.dry_run:
+            drop_id(self.home, finding.run_id)
+        return "the entry of a run that is no more is gone"
+
+    def _half_removed(self, finding: Finding) -> str:
+        gone = RunDirectory(finding.path)
+        if not self.dry_run:
+            (trash.finish_trashed if gone.home != self.home else finish_removal)(gone)
+        return f"the removal of {gone.run_id.removeprefix(REMOVING)} is finished"
+
+    # -- files of a run that its store has as well
+
+    def _record(self, finding: Finding) -> str:
+        directory = self.directory(finding)
+        place = _place(directory)
+        if place is None:
+            return ""
+        key = f"{place.prefix}/{DETAILS}/run.json"
+        data = origin(place).read(key, 0, LARGEST)
+        document = unseal(data, key)
+        if document.get("run_id") != directory.run_id:
+            return ""
+        if not self.dry_run:
+            self.aside(directory.run_json)
+            write_atomic(directory.run_json, data)
+            runs.mark_changed(directory)
+        return f"it is brought back from {place.store}"
+
+    def _labels(self, finding: Finding) -> str:
+        directory = self.directory(finding)
+        place = _place(directory)
+        data = b""
+        if place is not None:
+            key = f"{place.prefix}/{DETAILS}/labels.json"
+            try:
+                data = origin(place).read(key, 0, LARGEST)
+                unseal(data, key)
+            except AmlError:
+                data = b""
+        if self.dry_run:
+            return "they are brought back or set aside"
+        there = self.aside(directory.labels_json)
+        if data and place is not None:
+            write_atomic(directory.labels_json, data)
+            runs.mark_changed(directory)
+            return f"they are brought back from {place.store}"
+        # it may have been pinned: nothing takes it away until a person looked
+        runs.set_labels(directory, pinned=True)
+        return f"they are set aside as {there}; the run is pinned, for it may have been"
+
+    def _manifest(self, finding: Finding) -> str:
+        directory = self.directory(finding)
+        place = _place(directory)
+        if place is None:
+            return ""
+        key = f"{place.prefix}/{DETAILS}/artifacts.json"
+        there = Manifest.from_json(unseal(origin(place).read(key, 0, 256 << 20), key))
+        record = runs.load_record(directory)
+        if self.dry_run:
+            return f"it is brought back from {place.store}"
+        with collecting_lock(directory):
+            prefix = artifacts.store_of(directory).claim(directory.run_id, record.uuid)
+            files = tuple(
+                item.replace(key=key_of(prefix, item.path)) if item.key else item for item in there.files
+            )
+            if os.path.lexists(directory.artifacts_json):
+                self.aside(directory.artifacts_json)
+            write_manifest(directory, there.replace(prefix=prefix, store="folder", files=files))
+        return f"it is brought back from {place.store}"
+
+    def _detail(self, finding: Finding) -> str:
+        """A file of the job that was stored with its hash."""
+        directory = self.directory(finding)
+        place = _place(directory)
+        name = finding.path.removeprefix(directory.path + "/")
+        name = {"job/log": "log", "job/events.jsonl": "events.jsonl"}.get(name, name)
+        sha256 = place.sent.get(f"{DETAILS}/{name}") if place else None
+        if place is None or not sha256:
+            return ""
+        with tempfile.TemporaryFile() as copy:
+            origin(place).fetch(f"{place.prefix}/{DETAILS}/{name}", copy.fileno(), sha256=sha256)
+            copy.seek(0)
+            data = copy.read()
+        if finding.code == "log.changed" and len(data) != _size_of_log(directory):
+            return ""  # it was damaged before it was stored
+        if not self.dry_run:
+            if os.path.lexists(finding.path):
+                self.aside(finding.path)
+            write_atomic(finding.path, data)
+        return f"it is brought back from {place.store}"
+
+    # -- artifacts
+
+    def _artifact(self, finding: Finding) -> str:
+        directory = self.directory(finding)
+        manifest = artifacts.read_manifest(directory)
+        key = finding.path.removeprefix(f"{self.home}/artifacts/")
+        item = next((one for one in (manifest.files if manifest else ()) if one.key == key), None)
+        if item is None or not item.sha256:
+            return ""
+        return self._tried(self._from_store, directory, item) or self._tried(
+            self._from_other, directory, item
+        )
+
+    def _tried(
+        self, way: Callable[[RunDirectory, Artifact], str], directory: RunDirectory, item: Artifact
+    ) -> str:
+        try:
+            return way(directory, item)
+        except (AmlError, OSError):  # the next one may do
+            return ""
+
+    def _from_store(self, directory: RunDirectory, item: Artifact) -> str:
+        place = _place(directory)
+        if place is None:
+            return ""
+        there = origin(place).stat(key_of(place.prefix, item.path))
+        if there is None or there.size != item.size:
+            return ""
+        if not self.dry_run:
+            with collecting_lock(directory), self._put_away(item):
+                fetch(directory, [item], place)
+        return f"it is brought back from {place.store}"
+
+    def _from_other(self, directory: RunDirectory, item: Artifact) -> str:
+        """Copy the same bytes from another run of this history."""
+        local = artifacts.store_of(directory)
+        for owner, other in self._same(item.sha256):
+            if other.key == item.key or local.stat(other.key) is None:
+                continue
+            with local.open(other.key) as file, tempfile.TemporaryFile() as copy:
+                if artifacts.store.copy_hashed(file.fileno(), copy.fileno(), other.key).sha256 != item.sha256:
+                    continue
+                if not self.dry_run:
+                    with collecting_lock(directory), self._put_away(item):
+                        local.put(item.key, copy.fileno(), sha256=item.sha256)
+            return f"the same bytes are taken from {owner.run_id}:{other.path}"
+        return ""
+
+    def _same(self, sha256: str) -> list[tuple[RunDirectory, Artifact]]:
+        if self._copies is None:
+            self._copies = {}
+            for directory in runs.all_directories(self.home):
+                try:
+                    listed = artifacts.listing(directory)
+                except AmlError:
+                    continue
+                for item in listed:
+                    self._copies.setdefault(item.sha256, []).append((directory, item))
+        return self._copies.get(sha256, [])
+
+    def _put_away(self, item: Artifact) -> _PutAway:
+        return _PutAway(self, f"{self.home}/artifacts/{item.key}")
+
+    # -- runtimes, groups, snapshots, index
+
+    def _runtime(self, finding: Finding) -> str:
+        if runs.unfinished(self.home):
+            return ""
+        if not self.dry_run:
+            with exclusive(f"{self.home}/runtimes"):
+                self.aside(finding.path)
+        return "it is set aside; the next run makes it anew"
+
+    def _sealed(self, finding: Finding) -> str:
+        if finding.run_id:
+            return self._record(finding)
+        if not finding.path.startswith(f"{self.home}/experiments/"):
+            return ""
+        if not self.dry_run:
+            return f"it is set aside as {self.aside(finding.path)}"
+        return "it is set aside"
+
+    def snapshots(self, findings: Sequence[Finding]) -> None:
+        """Bring contents back from the projects, or from stores that have the snapshot."""
+        if not findings:
+            return
+        if self.dry_run:
+            for one in findings:
+                self.tell(one.code, one.path, f"looked for in the project and in its store: {one.message}")
+            return
+        from aml_jupyter.snapshot.mending import mend
+
+        known = list(self._snapshots())
+        try:
+            mended = mend(
+                Store(self.home + "/snapshots"),
+                lambda wanted: sorted(
+                    {record.project_root for _, record in known if record.snapshot_id == wanted}
+                ),
+                lambda wanted: _archive(
+                    [one for one, record in known if record.snapshot_id == wanted], wanted
+                ),
+                f"{self.home}/{ASIDE}/snapshots",
+            )
+        except AmlError:  # no space, or somebody holds the store: the second look tells
+            return
+        for path in mended.aside:
+            self.tell("snapshot.corrupt", path, "what was damaged is set aside")
+        if mended.from_projects:
+            self.tell(
+                "snapshot.corrupt", findings[0].path, f"{mended.from_projects} contents came from the project"
+            )
+        for name in mended.from_archives:
+            self.tell("snapshot.corrupt", findings[0].path, f"snapshot {name[:12]} came from its store")
+
+    def _snapshots(self) -> Iterator[tuple[RunDirectory, Record]]:
+        for directory in [*runs.all_directories(self.home), *trash.trashed(self.home)]:
+            try:
+                yield directory, runs.load_record(directory)
+            except AmlError:
+                continue
+
+    def index(self, findings: Sequence[Finding]) -> None:
+        """Make the index anew, once; what was there is set aside when it is damaged."""
+        if not findings:
+            return
+        path = f"{self.home}/index.sqlite"
+        if not self.dry_run:
+            if os.path.lexists(path) and any(one.code == "index.corrupt" for one in findings):
+                with exclusive(f"{self.home}/index.lock"):
+                    self.aside(path)
+            with runs.History(self.home) as history:
+                history.rebuild()
+        self.tell(findings[0].code, path, "it is made anew from the run directories")
+
+
+class _PutAway:
+    """A damaged file is out of the way; what comes in its place failing, it is back."""
+
+    def __init__(self, repair: _Repair, path: str) -> None:
+        self.repair = repair
+        self.path = path
+        self.there = ""
+
+    def __enter__(self) -> None:
+        if os.path.lexists(self.path):
+            self.there = self.repair.aside(self.path)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self.there:
+            os.rename(self.there, self.path)
+
+
+_WAYS: dict[str, Callable[[_Repair, Finding], str]] = {
+    "id.missing": _Repair._enter,
+    "id.damaged": _Repair._enter,
+    "id.orphan": _Repair._drop_id,
+    "run.half_removed": _Repair._half_removed,
+    "record.corrupt": _Repair._sealed,
+    "labels.corrupt": _Repair._labels,
+    "artifacts.corrupt": _Repair._manifest,
+    "artifacts.missing": _Repair._manifest,
+    "artifact.missing": _Repair._artifact,
+    "artifact.corrupt": _Repair._artifact,
+    "artifact.unreadable": _Repair._artifact,
+    "log.changed": _Repair._detail,
+    "cell.changed": _Repair._detail,
+    "events.corrupt": _Repair._detail,
+    "runtime.damaged": _Repair._runtime,
+}
+
+
+def _place(directory: RunDirectory) -> Place | None:
+    try:
+        place = place_of(directory)
+    except AmlError:
+        return None
+    return place if place is not None and place.prefix else None
+
+
+def _has_ended(directory: RunDirectory, record: Record) -> bool:
+    """Whether there is evidence that the job is over: its ending, or that its process is gone."""
+    if record.reason == "run.lost":
+        return True
+    return record.reason == "supervisor.gone" and os.path.isfile(directory.exit_json)
+
+
+def _dead_marks(home: str) -> Iterator[str]:
+    """Marks of change of runs that are neither here nor being made."""
+    try:
+        names = sorted(os.listdir(f"{home}/dirty"))
+    except FileNotFoundError:
+        return
+    for name in names:
+        path, run_id = f"{home}/dirty/{name}", name.lstrip(".")
+        try:
+            young = abs(time.time() - os.lstat(path).st_mtime) < BEING_MADE
+        except FileNotFoundError:
+            continue
+        if not young and runs.at(home, run_id) is None and not os.path.lexists(f"{home}/ids/{run_id}"):
+            yield path
+
+
+def _size_of_log(directory: RunDirectory) -> int:
+    import json
+
+    try:
+        return int(json.loads(read_bounded(directory.exit_json, LARGEST)).get("log_bytes", -1))
+    except (AmlError, ValueError, TypeError, AttributeError):
+        return -1
+
+
+def _archive(directories: Sequence[RunDirectory], snapshot_id: str) -> int | None:
+    """The archive of a snapshot, from the first store that has it, as an open file."""
+    for place in {one.store: one for one in map(_place, directories) if one is not None}.values():
+        with tempfile.TemporaryFile() as copy:
+            try:
+                origin(place).fetch(f"Snapshots/{snapshot_id}", copy.fileno())
+            except AmlError:
+                continue
+            copy.seek(0)
+            return os.dup(copy.fileno())
+    return None

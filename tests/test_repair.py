@@ -1,0 +1,315 @@
+"""`aml check --repair`: what can be mended is, what cannot is told, and nothing is deleted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aml_jupyter import artifacts, experiment, pushing, retention, runs
+from aml_jupyter.errors import UsageError
+from aml_jupyter.retention.repair import Repaired, repair
+from aml_jupyter.runs import History, RunDirectory, trash
+from aml_jupyter.snapshot import Rules, Store
+from tests.made_runs import ended_identity, finished, started, submit
+from tests.test_trash import aml, files_below, with_artifacts
+
+
+@pytest.fixture
+def project(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder is the project of the runs."""
+    folder = tmp_path / "iris"
+    folder.mkdir()
+    (folder / "train.py").write_text("print(1)\n")
+    (folder / "data.csv").write_text("1,2\n" * 10)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> str:
+    """The address of a store."""
+    (tmp_path / "team").mkdir()
+    return f"folder://{tmp_path}/team"
+
+
+def codes(home: str) -> list[str]:
+    return sorted(finding.code for finding in retention.check(home))
+
+
+def mended(home: str) -> Repaired:
+    return repair(home, experiment.resume)
+
+
+def flip(path: str) -> bytes:
+    """Change one bit in the middle of a file; what it held before."""
+    data = Path(path).read_bytes()
+    middle = len(data) // 2
+    Path(path).write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    return data
+
+
+def aside(home: str) -> list[str]:
+    return list(files_below(home + "/damaged"))
+
+
+def test_a_sound_history_is_left_alone(home: str, project: Path) -> None:
+    with_artifacts(home)
+    with History(home) as history:
+        history.refresh()
+    before = files_below(home)
+    assert mended(home) == Repaired()
+    assert files_below(home) == before
+    assert aml("check", "--repair") == (0, "", "aml: no damage found\n")
+    with pytest.raises(UsageError):
+        aml("check", "--dry-run")
+
+
+def test_H6_an_index_that_lies_and_ids_that_are_gone_are_made_anew(home: str) -> None:
+    import sqlite3
+
+    directory, other = finished(home), finished(home)
+    with History(home) as history:
+        assert history.count() == 2
+    db = sqlite3.connect(home + "/index.sqlite")
+    db.execute("UPDATE runs SET status = 'Failed' WHERE run_id = ?", [directory.run_id])
+    db.commit()
+    db.close()
+    os.unlink(f"{home}/ids/{other.run_id}")
+    Path(f"{home}/ids/gone_1").write_text("runs/local/default/iris/gone_1\n")
+    os.utime(f"{home}/ids/gone_1", (0, 0))
+    Path(f"{home}/dirty/gone_2").touch()
+    os.utime(f"{home}/dirty/gone_2", (0, 0))
+    assert codes(home) == ["id.missing", "id.orphan", "index.differs"]
+    would = repair(home, experiment.resume, dry_run=True)
+    assert len(would.left) == 3
+    assert codes(home) == ["id.missing", "id.orphan", "index.differs"]
+    done = mended(home)
+    assert done.left == ()
+    assert {step.code for step in done.steps} >= {"id.missing", "id.orphan", "index.differs"}
+    assert retention.check(home) == []
+    assert os.path.exists(f"{home}/ids/{other.run_id}")
+
+
+def test_a_removal_and_a_move_that_were_killed_are_finished(home: str) -> None:
+    removed, moved = with_artifacts(home), with_artifacts(home)
+    os.rename(removed.path, f"{os.path.dirname(removed.path)}/.removing-{removed.run_id}")
+    runs.mark_changed(removed)
+    there = trash.throw_away(moved)
+    store = f"artifacts/ExperimentRun/{moved.run_id}"
+    os.rename(f"{home}/trash/{store}", f"{home}/{store}")
+    done = mended(home)
+    assert done.left == ()
+    assert {step.code for step in done.steps} == {"run.half_removed", "trash.unsettled"}
+    assert os.listdir(home + "/artifacts/ExperimentRun") == []
+    assert artifacts.read_artifact(trash.bring_back(there), "model.pkl") == b"model " * 100
+
+
+def test_A19_artifacts_are_fetched_again_from_the_store_and_damaged_ones_set_aside(
+    home: str, team: str
+) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    folder = f"{home}/artifacts/ExperimentRun/{directory.run_id}/outputs"
+    flip(f"{folder}/model.pkl")
+    damaged = Path(f"{folder}/model.pkl").read_bytes()
+    done = mended(home)
+    assert done.left == ()
+    assert [step.code for step in done.steps] == ["artifact.corrupt"]
+    assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
+    (name,) = aside(home)
+    assert files_below(home + "/damaged")[name] == damaged
+
+
+def test_an_artifact_without_a_store_is_taken_from_a_run_that_kept_the_same_bytes_or_stays_told(
+    home: str,
+) -> None:
+    directory, other = with_artifacts(home), with_artifacts(home)
+    folder = f"{home}/artifacts/ExperimentRun/{directory.run_id}/outputs"
+    os.unlink(f"{folder}/model.pkl")
+    assert codes(home) == ["artifact.missing"]
+    done = mended(home)
+    assert done.left == ()
+    assert other.run_id in done.steps[0].done
+    assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
+    for one in (directory, other):
+        flip(f"{home}/artifacts/ExperimentRun/{one.run_id}/outputs/model.pkl")
+    before = files_below(home + "/artifacts")
+    left = mended(home).left
+    assert [finding.code for finding in left] == ["artifact.corrupt"] * 2
+    assert all(finding.hint for finding in left)
+    assert files_below(home + "/artifacts") == before
+    assert aside(home) == []
+
+
+def test_records_labels_and_lists_come_back_from_the_store(home: str, team: str) -> None:
+    directory = with_artifacts(home)
+    runs.set_labels(directory, name="best", tags=("a=1",))
+    pushing.push(directory, team)
+    for path in (directory.run_json, directory.labels_json, directory.artifacts_json):
+        flip(path)
+    assert "record.corrupt" in codes(home)
+    done = mended(home)
+    assert done.left == ()
+    assert {"record.corrupt", "labels.corrupt", "artifacts.corrupt"} == {step.code for step in done.steps}
+    record = runs.read_record(directory)
+    assert (record.name, record.status, record.artifacts) == ("best", "Completed", 2)
+    assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
+    assert len(aside(home)) == 3
+
+
+def test_labels_that_nobody_else_has_are_set_aside_and_the_run_is_pinned(home: str) -> None:
+    directory = finished(home)
+    runs.set_labels(directory, name="best", pinned=True)
+    flip(directory.labels_json)
+    assert codes(home) == ["labels.corrupt"]
+    assert mended(home).left == ()
+    assert runs.read_labels(directory).pinned
+    (name,) = aside(home)
+    assert b"best" in files_below(home + "/damaged")[name]
+
+
+def test_a_record_that_nobody_else_has_is_beyond_repair_and_the_next_step_is_said(
+    home: str, project: Path
+) -> None:
+    directory = finished(home)
+    flip(directory.run_json)
+    status, out, told = aml("check", "--repair")
+    assert status == 5
+    assert "beyond repair" in told
+    assert "aml rm removes the run" in out
+    assert os.path.exists(directory.run_json)
+    found = json.loads(aml("check", "--repair", "--dry-run", "--json")[1])
+    assert [one["code"] for one in found["left"]] == ["record.corrupt"]
+    assert found["dry_run"] is True
+
+
+def taken(home: str, project: Path, **fields: Any) -> RunDirectory:
+    """A run with a snapshot of the project."""
+    found = Store(home + "/snapshots").take(str(project), Rules())
+    return finished(home, snapshot_id=found.id, project_root=str(project), **fields)
+
+
+def packs(home: str) -> list[str]:
+    return [f"{home}/snapshots/packs/{name}" for name in sorted(os.listdir(f"{home}/snapshots/packs"))]
+
+
+def test_a_damaged_snapshot_comes_back_from_the_project_it_was_taken_of(home: str, project: Path) -> None:
+    (project / "large.bin").write_bytes(os.urandom(2 << 20))
+    directory = taken(home, project)
+    store, snapshot_id = Store(home + "/snapshots"), runs.load_record(directory).snapshot_id
+    (pack,) = packs(home)
+    data = Path(pack).read_bytes()
+    Path(pack).write_bytes(data.replace(b"print(1)", b"print(2)"))
+    (large,) = os.listdir(home + "/snapshots/objects")
+    flip(f"{home}/snapshots/objects/{large}")
+    assert codes(home) == ["snapshot.corrupt"] * 2
+    done = mended(home)
+    assert done.left == ()
+    assert store.read(snapshot_id, "train.py") == b"print(1)\n"
+    assert store.read(snapshot_id, "large.bin") == (project / "large.bin").read_bytes()
+    assert len(aside(home)) == 2
+
+
+def test_a_damaged_snapshot_comes_back_from_the_store_where_the_project_has_gone_on(
+    home: str, project: Path, team: str
+) -> None:
+    directory = taken(home, project)
+    pushing.push(directory, team)
+    store, snapshot_id = Store(home + "/snapshots"), runs.load_record(directory).snapshot_id
+    (project / "train.py").write_text("print('another')\n")
+    (project / "data.csv").unlink()
+    flip(packs(home)[0])
+    flip(f"{home}/snapshots/manifests/{snapshot_id}")
+    assert "snapshot.corrupt" in codes(home)
+    assert mended(home).left == ()
+    assert store.read(snapshot_id, "train.py") == b"print(1)\n"
+    assert store.read(snapshot_id, "data.csv") == b"1,2\n" * 10
+
+
+def test_a_snapshot_that_nobody_has_stays_told_and_what_is_whole_of_it_stays(
+    home: str, project: Path
+) -> None:
+    directory = taken(home, project)
+    store, snapshot_id = Store(home + "/snapshots"), runs.load_record(directory).snapshot_id
+    (pack,) = packs(home)
+    Path(pack).write_bytes(Path(pack).read_bytes().replace(b"print(1)", b"print(2)"))
+    (project / "train.py").write_text("print('another')\n")
+    left = mended(home).left
+    assert [finding.code for finding in left] == ["snapshot.corrupt"]
+    assert store.read(snapshot_id, "data.csv") == b"1,2\n" * 10
+    assert any(b"print(2)" in data for data in files_below(home + "/damaged").values())
+
+
+def test_a_run_whose_job_has_ended_unseen_gets_its_ending(home: str, project: Path) -> None:
+    directory = submit(home, target="local")
+    started(directory, ended_identity())
+    now = runs.utc()
+    exit_ = {
+        "format": 1, "run_id": directory.run_id, "exit_code": 3, "signal": None, "oom": False,
+        "timeout": False, "cancel": None, "start_utc": now, "end_utc": now, "duration": 0.5,
+        "log_bytes": 0, "log_dropped": 0, "events": 0, "leftovers": [],
+    }  # fmt: skip
+    Path(directory.exit_json).write_text(json.dumps(exit_))
+    Path(directory.log).touch()
+    Path(directory.run_json).touch()
+    os.utime(directory.run_json, (time.time() - 60,) * 2)
+    assert runs.read_record(directory).status == "NotResponding"
+    resumed: list[RunDirectory] = []
+
+    def resume(one: RunDirectory) -> None:
+        resumed.append(one)
+        experiment.resume(one)
+
+    done = repair(home, resume)
+    assert resumed == [directory]
+    assert [step.code for step in done.steps if step.run_id == directory.run_id] == ["run.unfinished"]
+    record = runs.read_record(directory)
+    assert (record.status, record.exit_code) == ("Failed", 3)
+
+
+def test_H5_any_flipped_bit_of_any_file_is_mended_or_told_and_no_bytes_are_lost(
+    home: str, team: str, project: Path
+) -> None:
+    """Every file that a run left in the home is damaged in turn."""
+    directory = taken(home, project)
+    outputs = Path(directory.work) / "outputs"
+    (outputs / "a").write_bytes(b"artifact")
+    manifest = artifacts.collect(directory)
+    runs.write_record(
+        directory, runs.load_record(directory).replace(artifacts=manifest.count, artifacts_state="stored")
+    )
+    runs.set_labels(directory, name="n")
+    pushing.push(directory, team)
+    assert retention.check(home) == []
+    for path in (
+        directory.run_json,
+        directory.labels_json,
+        directory.artifacts_json,
+        f"{home}/artifacts/{manifest.prefix}/outputs/a",
+        packs(home)[0],
+    ):
+        flip(path)
+        damaged = Path(path).read_bytes()
+        assert codes(home) != []
+        done = mended(home)
+        assert done.left == (), path
+        assert damaged in files_below(home + "/damaged").values()
+        assert artifacts.read_artifact(directory, "a") == b"artifact"
+
+
+def test_the_repair_of_a_program_prints_json(home: str, project: Path) -> None:
+    finished(home)
+    done = subprocess.run(
+        [sys.executable, "-m", "aml_jupyter.cli", "check", "--repair", "--json"],
+        capture_output=True,
+        env={**os.environ, "AML_HOME": home},
+        timeout=60,
+    )
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"dry_run": False, "steps": [], "left": []})
