@@ -1,7 +1,8 @@
 """Every row of the fault matrix has a test that carries its id, or says here what it waits for.
 
 The rows are the faults that configuration (C), snapshots (S), local runs (L), containers (D), remote
-machines (R), logs (G), the history (H), kernel and magics (K), the command (Z) and everything together (X)
+machines (R), logs (G), the history (H), artifacts (A), kernel and magics (K), the command (Z) and everything
+together (X)
 must survive.  A test of a row is named `test_<id>_...`, or `test_<id>_<id>_...` when it shows several.
 """
 
@@ -107,6 +108,24 @@ ROWS = {
     "H10": "a file system that is read-only",
     "H11": "hostile text in names",
     "H12": "two that end the same run",
+    "A1": "links among the outputs",
+    "A2": "hard links",
+    "A3": "FIFOs, sockets, devices, holes, odd modes",
+    "A4": "files that are still written",
+    "A5": "files that vanish",
+    "A6": "names of any kind",
+    "A7": "downloads that lead elsewhere",
+    "A8": "a store that is busy",
+    "A9": "credentials that expire",
+    "A10": "cuts before and after the store has it",
+    "A11": "lost parts, a lost commit",
+    "A12": "flipped bits, truncated answers, altered blobs",
+    "A13": "a store that says nothing",
+    "A15": "a wrong clock",
+    "A16": "missing containers, names, rights, policies, leases",
+    "A17": "too many and too large files",
+    "A18": "a full disk while files are fetched",
+    "A20": "names that cross containers",
     "K1": "cells of any text",
     "K2": "lines of any words",
     "K3": "an interrupt in every phase",

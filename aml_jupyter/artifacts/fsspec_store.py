@@ -36,7 +36,7 @@ class FsspecStore:
 
     def __init__(self, scheme: str, path: str) -> None:
         self.scheme = scheme
-        self.path = ("/" if scheme in ("file", "local") else "") + path
+        self.path = path
         self.url = f"{scheme}://{self.path}"
         self._opened: Any = None
 
@@ -99,13 +99,13 @@ class FsspecStore:
     def _make_parent(self, name: str) -> None:
         """Folders, where the file system has any; a bucket is never made."""
         parent = name.rpartition("/")[0]
-        if self.scheme in ("file", "local", "memory", "sftp", "ssh", "smb", "hdfs") and parent:
+        if self.scheme in ("memory", "sftp", "ssh", "smb", "hdfs") and parent:
             self._fs.makedirs(parent, exist_ok=True)
 
     def _write(self, name: str, source: int) -> None:
         self._make_parent(name)
         # what is closed has its name, and what was never closed has none
-        temporary = f"{name}.{os.urandom(4).hex()}~" if self.scheme in ("file", "local", "sftp") else ""
+        temporary = f"{name}.{os.urandom(4).hex()}~" if self.scheme in ("sftp", "ssh", "smb") else ""
         with self._fs.open(temporary or name, "wb") as file:
             at = 0
             while block := os.pread(source, CHUNK, at):

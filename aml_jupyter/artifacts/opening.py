@@ -74,6 +74,8 @@ def check_url(url: str) -> None:
         if not rest.startswith("/") or "/../" in rest + "/" or rest.strip("/") == "":
             raise _wrong(f"{url!r} names no folder by an absolute path", "folder:///mnt/team/runs")
         return
+    if scheme in ("file", "local"):
+        raise _wrong(f"{scheme}:// is not for artifacts", f"folder:///{rest.strip('/')}")
     container, _, prefix = rest.partition("/")
     check_prefix(prefix)
     if scheme == "azblob" and not _CONTAINER.fullmatch(container):

@@ -105,7 +105,7 @@ class FolderStore:
         return claim_first(run_id, uuid, self._claimed)
 
     def _claimed(self, prefix: str, uuid: str) -> bool:
-        with _Faults(prefix), self._root() as root:
+        with Faults(prefix), self._root() as root:
             name = f"{prefix}/{OWNER}"
             try:
                 self._publish(root, name, lambda fd: os.write(fd, uuid.encode()), sync=False)
@@ -126,7 +126,7 @@ class FolderStore:
                 raise corrupt(key, sha256, copied.sha256)
             found.append(copied)
 
-        with _Faults(key), self._root() as root:
+        with Faults(key), self._root() as root:
             self._publish(root, key, fill, overwrite=True)
         return found[0]
 
@@ -168,7 +168,7 @@ class FolderStore:
         """Take a file over by renaming it; False where that cannot be (it is gone, another file system)."""
         check_key(key)
         parent, _, last = key.rpartition("/")
-        with _Faults(key), Root.create(self.path) as root:
+        with Faults(key), Root.create(self.path) as root:
             root.make_dirs(parent)
             with root.folder(parent) as into:
                 try:
@@ -181,7 +181,7 @@ class FolderStore:
         """Undo `adopt`; where another file has got the name meanwhile, that is the one that counts."""
         check_key(key)
         parent, _, last = key.rpartition("/")
-        with _Faults(key), Root(self.path) as root, root.folder(parent) as into:
+        with Faults(key), Root(self.path) as root, root.folder(parent) as into:
             try:
                 os.link(last, name, src_dir_fd=into.fd, dst_dir_fd=folder_fd, follow_symlinks=False)
             except FileExistsError:
@@ -191,21 +191,21 @@ class FolderStore:
     def tidy(self, prefix: str) -> None:
         """Remove what killed writers left below a prefix that nobody else writes to now."""
         check_key(prefix)
-        with _Faults(prefix), Root.create(self.path) as root:
+        with Faults(prefix), Root.create(self.path) as root:
             left = [entry.path for entry in root.walk(prefix) if is_temporary(entry.name)]
             for path in left:
                 root.remove_tree(path)
 
     def device(self) -> int:
         """The number of the file system that the folder is on."""
-        with _Faults(""), Root.create(self.path) as root:
+        with Faults(""), Root.create(self.path) as root:
             return os.fstat(root.fd).st_dev
 
     def stat(self, key: str) -> Stored | None:
         """Size of a file; see ArtifactStore."""
         check_key(key)
         try:
-            with _Faults(key), self._there() as root:
+            with Faults(key), self._there() as root:
                 found = root.lstat(key)
         except ArtifactError as error:
             if error.code == "artifact.unknown":
@@ -216,7 +216,7 @@ class FolderStore:
     def open(self, key: str) -> BinaryIO:
         """The file itself, open for reading; see ArtifactStore."""
         check_key(key)
-        with _Faults(key), self._there() as root:
+        with Faults(key), self._there() as root:
             return os.fdopen(root.open_file(key), "rb")
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -238,7 +238,7 @@ class FolderStore:
         os.ftruncate(destination, 0)
         os.lseek(destination, 0, os.SEEK_SET)
         report = progress and _Later(progress, have)
-        with self.open(key) as file, _Faults(key):
+        with self.open(key) as file, Faults(key):
             stored = copy_hashed(file.fileno(), destination, key, progress=report)
         if sha256 is not None and stored.sha256 != sha256:
             raise corrupt(key, sha256, stored.sha256)
@@ -248,7 +248,7 @@ class FolderStore:
         """Files and folders of a folder; see ArtifactStore."""
         check_key(prefix)
         try:
-            with _Faults(prefix), self._there() as root, root.folder(prefix) as folder:
+            with Faults(prefix), self._there() as root, root.folder(prefix) as folder:
                 names = os.listdir(folder.fd)
         except ArtifactError as error:
             if error.code != "artifact.unknown":
@@ -259,7 +259,7 @@ class FolderStore:
     def list(self, prefix: str) -> Iterator[Stored]:
         """Regular files below a folder; see ArtifactStore."""
         check_key(prefix)
-        with _Faults(prefix):
+        with Faults(prefix):
             try:
                 with self._there() as root:
                     for entry in root.walk(prefix):
@@ -273,7 +273,7 @@ class FolderStore:
         """Remove files and folders; see ArtifactStore."""
         check_key(key)
         try:
-            with _Faults(key), self._there() as root:
+            with Faults(key), self._there() as root:
                 root.remove_tree(key)
         except ArtifactError as error:
             if error.code != "artifact.unknown":
@@ -346,7 +346,7 @@ class _Later:
             self.progress(news)
 
 
-class _Faults:
+class Faults:
     """Turns what the file system refuses into the errors of a store."""
 
     def __init__(self, key: str) -> None:

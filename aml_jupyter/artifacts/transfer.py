@@ -290,7 +290,7 @@ class _Transfer:
                 self.fatal = error
             self.add(-told.bytes)
             return Outcome(key=item.key, error=error)
-        except OSError as error:  # the file that was to be sent cannot be read
+        except OSError as error:  # the file that was to be sent cannot be read, or the one here not written
             self.add(-told.bytes)
             words = f"{item.key}: {error.strerror or error}"
             return Outcome(key=item.key, error=ArtifactError(words, code="artifact.unreadable"))

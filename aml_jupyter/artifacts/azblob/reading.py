@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 
-from aml_jupyter.artifacts.store import CHUNK, Stored, corrupt
+from aml_jupyter.artifacts.store import CHUNK, Faults, Stored, corrupt
 from aml_jupyter.errors import ArtifactError
 
 TYPE_CHECKING = False
@@ -194,10 +194,11 @@ class _Fetching:
     def _write(self, data: bytes) -> None:
         self.hashing.update(data)
         view = memoryview(data)
-        while view:
-            count = os.pwrite(self.destination, view, self.at)
-            view = view[count:]
-            self.at += count
+        with Faults(self.key):
+            while view:
+                count = os.pwrite(self.destination, view, self.at)
+                view = view[count:]
+                self.at += count
         self.told += len(data)
         if self.progress is not None:
             self.progress(len(data))
