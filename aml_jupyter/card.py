@@ -235,7 +235,7 @@ def _plain_sections(card: Card) -> Iterable[tuple[str, Sequence[str]]]:
     if card.artifacts:
         yield "artifacts", [*(f"{_word(f.path)}  {shown_size(f.size)}" for f in card.artifacts), _fetch(card)]
     if card.artifacts_state == "pending":
-        yield "to be stored", [f"{card.prog} push {card.run_id}"]
+        yield "pending", [f"being stored: {card.prog} push {card.run_id}"]
     if card.not_kept:
         yield (
             "not kept",

@@ -336,6 +336,7 @@ def arguments_check(parser: ArgumentParser) -> None:
     )
     add("--dry-run", action="store_true", help="--repair: say what would be tried, change nothing")
     add("--rebuild", action="store_true", help="make the index anew from the run directories")
+    add("--store", action="store_true", help="also whether what was stored is still in its store")
     add_json(parser)
 
 
@@ -352,6 +353,10 @@ def do_check(options: Namespace, screen: Screen) -> int:
     if options.repair:
         return _repair(options, screen)
     findings = retention.check(home)
+    if options.store:
+        from aml_jupyter import syncing
+
+        findings += syncing.check(home)
     if options.json:
         screen.json([finding.as_dict() for finding in findings])
     elif not findings:

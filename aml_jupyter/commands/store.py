@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from aml_jupyter import pending, runs
 from aml_jupyter.commands import add_json
 from aml_jupyter.commands.submit import project_of
@@ -87,11 +89,9 @@ class _Told:
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
-        self.last = 0.0
+        self.last = time.monotonic()
 
     def __call__(self, run_id: str, now: Progress) -> None:
-        import time
-
         moment = time.monotonic()
         if self.screen.as_json or moment - self.last < EVERY:
             return

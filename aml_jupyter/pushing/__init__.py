@@ -122,7 +122,7 @@ def push_run(directory: RunDirectory, report: Report | None = None) -> Pushed:
     Raises ArtifactError `store.none` where no store is set, HistoryError `run.alive`.
     """
     record = runs.load_record(directory)
-    place = place_of(directory)
+    place = _place(directory, record)
     if place is not None and place.pulled:
         return Pushed(run_id=directory.run_id, state="pulled", store=place.store)
     if not record.ended:
@@ -139,6 +139,16 @@ def push_run(directory: RunDirectory, report: Report | None = None) -> Pushed:
     tries = mark.tries if mark and mark.store == store else 0
     pending.mark(directory.home, directory.run_id, store, tries=tries)
     return _push_one(directory, pending.Mark(run_id=directory.run_id, store=store, tries=tries), {}, report)
+
+
+def _place(directory: RunDirectory, record: Record) -> Place | None:
+    """Where a run of ours is; where that note is damaged it is found out anew."""
+    try:
+        return place_of(directory)
+    except HistoryError:
+        if "origin" in record.properties:
+            raise
+        return None
 
 
 def _alive(directory: RunDirectory) -> HistoryError:
@@ -178,10 +188,11 @@ def _push_one(
 
 
 def _known_store(directory: RunDirectory) -> str:
-    place = place_of(directory)
+    record = runs.load_record(directory)
+    place = _place(directory, record)
     if place is not None and place.pulled:
         return ""  # what people add here to a colleague's run stays here
-    wanted = pending.wanted_store(directory.home, runs.load_record(directory).project_root)
+    wanted = pending.wanted_store(directory.home, record.project_root)
     return wanted or (place.store if place else "")
 
 
@@ -242,7 +253,7 @@ class _Push:
         store: ArtifactStore | None,
         report: Report | None,
     ) -> None:
-        known = place_of(directory)
+        known = _place(directory, record)
         place = known if known is not None and known.store == url else Place(store=url, prefix="")
         self.directory = directory
         self.record = record
