@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aml_jupyter import artifacts, pushing, retention, runs
+from aml_jupyter import artifacts, pushing, retention, runs, syncing
 from aml_jupyter.artifacts.remote import place_of, write_place
 from aml_jupyter.errors import UsageError
 from aml_jupyter.retention import copies, remote
@@ -79,7 +79,10 @@ def test_A17_a_removal_that_cannot_reach_the_store_is_done_by_the_next_collectio
     assert note.run_id == directory.run_id
     assert directory.run_id in aml("gc", "--dry-run")[2]
     away.rename(team)
-    aml("gc")
+    # nobody brings it back meanwhile
+    found = syncing.sync(home, f"folder://{team}", None)
+    assert found.pulled == ()
+    aml("push")
     assert not [name for name in there(team) if directory.run_id in name]
     assert list(remote.tombstones(home)) == []
 

@@ -61,6 +61,10 @@ def do_push(options: Namespace, screen: Screen) -> int:
             for one in pushing.push_marked(home, report=told, now=True, but=seen):
                 done.append(one)
                 _tell(one, options, screen)
+    from aml_jupyter.retention import remote
+
+    for run_id, why in remote.clear(home).waiting:
+        screen.remark(f"aml: {safe_name(run_id)} was removed here and is still in its store: {why}")
     if options.json:
         screen.json([one.as_dict() for one in done])
     elif not done:

@@ -217,6 +217,8 @@ def _place_for(home: str, record: Record) -> tuple[RunDirectory | None, bool]:
 
     Another run of the same id stays what it is: the one that comes gets four more characters.
     """
+    if os.path.lexists(f"{home}/tombstones/{record.run_id}.json"):
+        return None, False  # removed here, and its store does not know yet
     for run_id in (record.run_id, f"{record.run_id}-{record.uuid[:4]}"):
         if (there := runs.at(trash_of(home), run_id)) is not None and _uuid(there) == record.uuid:
             return None, False
