@@ -22,7 +22,14 @@ import time
 
 from aml_jupyter import plainjson, processes, runs
 from aml_jupyter.confined import make_root, read_bounded, write_atomic
-from aml_jupyter.errors import AmlError, ConfinedError, HistoryError, RunNotFound, UsageError
+from aml_jupyter.errors import (
+    AmlError,
+    ConfinedError,
+    FormatError,
+    HistoryError,
+    RunNotFound,
+    UsageError,
+)
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import FORMAT, check_format
 from aml_jupyter.locks import exclusive, holders, try_lock
@@ -128,6 +135,20 @@ def read_entry(home: str, run_id: str) -> Entry | None:
         return Entry(**fields)
     except (AmlError, TypeError, ValueError):
         return None
+
+
+def damaged(home: str) -> list[tuple[str, str]]:
+    """Path and what is wrong of every entry that cannot be read; one of a newer version is none."""
+    found = []
+    for run_id in _names(home):
+        path = _entry_path(home, run_id)
+        try:
+            unseal(read_bounded(path, _LARGEST), path)
+        except FileNotFoundError:  # its run has just ended
+            continue
+        except AmlError as error:
+            found.append((path, error.message))
+    return found
 
 
 def _entry_path(home: str, run_id: str) -> str:
@@ -454,6 +475,7 @@ def end_unstarted(directory: RunDirectory, reason: str = CANCELED_EARLY) -> bool
 def cancel(directory: RunDirectory, record: Record) -> bool:
     """Carry out a request to end a sweep, or a run that waits; False for a run that has a supervisor."""
     if record.kind == SWEEP:
+        _restore(directory, record)
         wake(directory.home)
         return True
     if not end_unstarted(directory):
@@ -468,6 +490,8 @@ def resume(directory: RunDirectory, record: Record, secrets: Mapping[str, str]) 
     home = directory.home
     if record.ended:
         return False
+    if record.kind == SWEEP:
+        _restore(directory, record)
     entry = read_entry(home, directory.run_id) or read_entry(home, record.parent_run_id or "")
     if entry is None:
         return False
@@ -475,3 +499,29 @@ def resume(directory: RunDirectory, record: Record, secrets: Mapping[str, str]) 
         return ensure_worker(home)
     hand_over(home, entry.runs if entry.run_id == directory.run_id else [directory.run_id], secrets)
     return True
+
+
+def _restore(parent: RunDirectory, record: Record) -> None:
+    """Put the entry of a sweep back that was lost or damaged: the record of its parent says the same."""
+    path = _entry_path(parent.home, parent.run_id)
+    described = record.properties.get("sweep")
+    if record.ended or not isinstance(described, dict) or read_entry(parent.home, parent.run_id) is not None:
+        return
+    try:
+        check_format(unseal(read_bounded(path, _LARGEST), path), path)
+    except FormatError:  # of a newer version, whose worker goes on with it
+        return
+    except AmlError:
+        pass
+    trials, jobs = described.get("trials"), described.get("jobs")
+    if isinstance(trials, list) and isinstance(jobs, int):
+        add(
+            parent.home,
+            Entry(
+                run_id=parent.run_id,
+                trials=tuple(map(str, trials)),
+                jobs=max(1, min(jobs, MOST_JOBS)),
+                direct=True,
+                fail_fast=bool(described.get("fail_fast")),
+            ),
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import threading
 
-from aml_jupyter import experiment, processes, queueing, runs
+from aml_jupyter import experiment, processes, runs
 from aml_jupyter.errors import AmlError
 from aml_jupyter.follow import Follower
 from aml_jupyter.magics.live import CardShown
@@ -134,6 +134,8 @@ def continue_runs() -> int:
                 count += experiment.resume(directory)
         except (AmlError, OSError):  # damaged or half removed: `aml check` tells
             continue
+    from aml_jupyter import queueing
+
     return count + queueing.ensure_worker(aml_home())
 
 

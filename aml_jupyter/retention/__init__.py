@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from aml_jupyter import installation, runs
+from aml_jupyter import installation, queueing, runs
 from aml_jupyter.confined import Root, is_temporary, read_bounded, remove_tree
 from aml_jupyter.errors import AmlError, RunNotFound
 from aml_jupyter.frozen import Value
@@ -149,6 +149,15 @@ def check(home: str) -> list[Finding]:
                 hint="Remove this folder when no run goes on; the next run makes it anew.",
             )
             for path, message in installation.check(home)
+        ),
+        *(
+            Finding(
+                code="queue.damaged",
+                path=path,
+                message=message,
+                hint="Remove the file. What waited in it starts with: aml resume RUN",
+            )
+            for path, message in queueing.damaged(home)
         ),
         *(
             Finding(

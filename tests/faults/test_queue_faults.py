@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aml_jupyter import experiment, processes, queueing, runs, sweep
+from aml_jupyter import experiment, processes, queueing, retention, runs, sweep
 from aml_jupyter.errors import AmlError, RunFailed
 from aml_jupyter.experiment import Request
 from aml_jupyter.experiment.queued import enqueue
@@ -253,6 +253,25 @@ def test_a_sweep_is_stopped_also_where_its_worker_was_killed(project: Path, home
     assert aml("stop", parent.run_id).stdout.strip() == f"{parent.run_id} Canceled"
     assert statuses(parent) == ["Canceled"] * 4
     assert len(started_runs()) == 2
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_a_sweep_whose_entry_is_lost_is_continued_from_its_record(
+    project: Path, home: str, damage: str
+) -> None:
+    parent = submit("v=1..4", jobs=2)
+    until(lambda: len(started_runs()) == 2, 60)
+    kill_worker(home)
+    entry = Path(queueing.folder(home), parent.run_id + ".json")
+    if damage == "gone":
+        entry.unlink()
+    else:
+        entry.write_bytes(b"{")
+        findings = {(one.code, one.path) for one in retention.check(home)}
+        assert ("queue.damaged", str(entry)) in findings
+    share(go=True)
+    assert experiment.wait(parent, 60).status == "Completed"
+    assert_each_trial_ran_once(parent)
 
 
 def without_worker(home: str) -> RunDirectory:
