@@ -142,7 +142,7 @@ def test_gc_moves_what_goes_to_the_trash_and_says_which_rule_took_it(home: str, 
     assert status == 0
     assert out.splitlines()[0].startswith(f"{old.run_id}  ")
     assert "older than 90 days" in out
-    assert "1 runs" in out
+    assert "1 run (" in out
     assert "would go to the trash; kept: 1 by rule" in out
     assert set(listed(home)) == {old.run_id, young.run_id, other.run_id}
 

@@ -154,7 +154,7 @@ def test_copies_go_only_when_the_store_has_the_same_bytes_and_come_back_when_ask
     assert "4 copies" in out
     status, out, told = aml("gc", "--drop-local")
     assert status == 0
-    assert "2 copies (604 B) of 1 runs went" in out
+    assert "2 copies (604 B) of 1 run went" in out
     assert "its bytes have changed" in told
     assert "it is missing" in told
     kept = artifacts.store_of(directory)

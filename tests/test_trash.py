@@ -163,6 +163,8 @@ def test_undelete_last_brings_back_the_run_of_the_project_that_was_removed_last(
         trash.throw_away(one)
     _, out, _ = aml("runs", "--trash", "--json")
     assert {row["run_id"] for row in json.loads(out)} == {first.run_id, second.run_id}
+    assert all(row["removed_utc"] > row["created_utc"] and row["rule"] == "" for row in json.loads(out))
+    assert "removed_utc" in aml("runs", "--trash")[1]
     assert aml("undelete", "@last")[1] == f"{first.run_id}\n"
     assert listed(home) == [first.run_id]
     assert aml("undelete", "@last", "--json")[1] == json.dumps([second.run_id], indent=2) + "\n"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # what `aml runs` shows unless told otherwise
 COLUMNS = ["run_id", "name", "status", "target", "script_name", "created_utc", "duration", "metrics"]
+TRASH_COLUMNS = ["run_id", "name", "status", "created_utc", "metrics", "removed_utc", "rule"]
 
 
 def arguments_runs(parser: ArgumentParser) -> None:
@@ -66,6 +67,10 @@ def rows_of(options: Namespace, screen: Screen) -> list[dict[str, Any]]:
         )
         if history.notice:
             screen.remark(f"aml: {history.notice}")
+    if options.trash:
+        from aml_jupyter.runs.trash import add_moves
+
+        add_moves(aml_home(), rows)
     return rows
 
 
@@ -103,7 +108,7 @@ def do_runs(options: Namespace, screen: Screen) -> int:
         empty = "The trash is empty." if options.trash else "No runs yet: aml run local script.py"
         screen.remark("aml: no run answers to the filter" if options.filter else empty)
     else:
-        shown = columns or COLUMNS
+        shown = columns or (TRASH_COLUMNS if options.trash else COLUMNS)
         screen.table(shown, [[_shown(row, name) for name in shown] for row in rows])
     return 0
 

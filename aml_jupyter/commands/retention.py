@@ -182,8 +182,11 @@ def do_gc(options: Namespace, screen: Screen) -> int:
         return 0
     _tell_runs(options, choice, swept, screen)
     _tell_dropped(options, dropped, screen)
-    _tell_freed(options, freed, screen)
+    gone_at_once = swept.bytes if options.now else 0
+    _tell_freed(options, freed, gone_at_once + sum(one.bytes for one in dropped), screen)
     _tell_stores(cleared, screen)
+    if count := len(trash.trashed(home)) - len(freed.runs) * options.dry_run:
+        screen.remark(f"aml: {_runs(count)} in the trash; aml gc --empty-trash frees what they occupy")
     return 0
 
 
@@ -297,8 +300,12 @@ def _tell_runs(options: Namespace, choice: Choice | None, swept: Swept, screen: 
     word = "would go" if options.dry_run else "went"
     stays = ", ".join(f"{count} {reason}" for reason, count in sorted(choice.kept.items()))
     screen.write(
-        f"{len(swept.gone)} runs ({shown_size(swept.bytes)}) {word} {where}; kept: {stays or 'none'}\n"
+        f"{_runs(len(swept.gone))} ({shown_size(swept.bytes)}) {word} {where}; kept: {stays or 'none'}\n"
     )
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
 
 
 def _tell_dropped(options: Namespace, dropped: list[Dropped], screen: Screen) -> None:
@@ -309,14 +316,14 @@ def _tell_dropped(options: Namespace, dropped: list[Dropped], screen: Screen) ->
         word = "would go" if options.dry_run else "went"
         files, size = sum(one.files for one in gone), sum(one.bytes for one in gone)
         screen.write(
-            f"{files} copies ({shown_size(size)}) of {len(gone)} runs {word}; their store has them\n"
+            f"{files} copies ({shown_size(size)}) of {_runs(len(gone))} {word}; their store has them\n"
         )
 
 
-def _tell_freed(options: Namespace, freed: Freed, screen: Screen) -> None:
+def _tell_freed(options: Namespace, freed: Freed, swept: int, screen: Screen) -> None:
     word = "would free" if options.dry_run else "freed"
     screen.write(
-        f"{word} {shown_size(freed.bytes)}: {len(freed.runs)} runs of the trash,"
+        f"{word} {shown_size(freed.bytes + swept)}: {_runs(len(freed.runs))} of the trash,"
         f" {shown_size(freed.snapshot_bytes)} of snapshots,"
         f" {freed.working_copies} working copies, {freed.half_made} half-made runs,"
         f" {freed.leftovers} leftovers, {len(freed.environments)} of environments\n"

@@ -41,7 +41,8 @@ from aml_jupyter.sealed import seal, unseal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from typing import Any
 
     from aml_jupyter.runs.directory import Scope
 
@@ -192,6 +193,17 @@ def moved(there: RunDirectory) -> Moved:
     return Moved(seconds=seconds, moved_utc=utc(int(seconds * 1e9)), rule=rule)
 
 
+def add_moves(home: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Add `removed_utc` and `rule` (why, or "") to rows of the history of the trash."""
+    for row in rows:
+        there = at(trash_of(home), row["run_id"])
+        try:
+            found = moved(there) if there is not None else None
+        except RunNotFound:  # brought back at this moment
+            found = None
+        row["removed_utc"], row["rule"] = (found.moved_utc, found.rule) if found else (None, "")
+
+
 def find(reference: str, home: str, project: Scope | None = None) -> RunDirectory:
     """The run in the trash that a reference means; `@last` is the one of the project that came in last.
 
@@ -310,6 +322,7 @@ def _occupied(directory: RunDirectory) -> HistoryError:
 
 __all__ = [
     "Moved",
+    "add_moves",
     "bring_back",
     "find",
     "finish_trashed",
