@@ -68,13 +68,14 @@ def look(request: Request, project: Project | None) -> Answer:
     environment = _environment_now(planned)
     if environment is None:
         return Answer(directory=None, why="its environment is not made yet, or not known here")
-    closest = ""
+    closest: list[str] = []
     for directory in candidates:
-        other = _difference(directory, wanted, environment)
-        if not other:
+        others = _differences(directory, wanted, environment)
+        if not others:
             return Answer(directory=directory)
-        closest = closest or f"{directory.run_id} had {other}"
-    return Answer(directory=None, why=closest)
+        if not closest or len(others) < len(closest):
+            closest, who = others, directory.run_id
+    return Answer(directory=None, why=f"{who} had {' and '.join(closest[:3])}")
 
 
 def _unknown(planned: Plan) -> str:
@@ -247,8 +248,10 @@ def _image_now(planned: Plan) -> dict[str, Any] | None:
     return {name: found[name] for name in ("base", "image", "lock") if name in found} if found else None
 
 
-def _difference(directory: RunDirectory, wanted: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    """What a run had that the one that is asked for has not; empty when it stands for it."""
+def _differences(
+    directory: RunDirectory, wanted: Mapping[str, Any], environment: Mapping[str, Any]
+) -> list[str]:
+    """What a run had that the one that is asked for has not; nothing when it stands for it."""
     try:
         record = runs.read_record(directory)
         asked = request_json(directory)
@@ -256,7 +259,7 @@ def _difference(directory: RunDirectory, wanted: Mapping[str, Any], environment:
             asked["values"] = values_of(directory.job)
         had = _had(directory, record, asked)
     except (AmlError, ValueError, KeyError, TypeError, AttributeError):  # damaged, or half removed
-        return "a record that is not whole"
+        return ["a record that is not whole"]
     kept = record.status == "Completed" and record.artifacts_state not in ("failed", "partial")
     found = {
         "outputs that were not kept": not kept,
@@ -264,8 +267,8 @@ def _difference(directory: RunDirectory, wanted: Mapping[str, Any], environment:
         **{name: had[name] != value for name, value in wanted.items()},
         "another environment": any(record.environment.get(name) != one for name, one in environment.items()),
     }
-    different = next((name for name, differs in found.items() if differs), "")
-    return different or ("" if _has_outputs(directory) else "outputs that are gone")
+    different = [name for name, differs in found.items() if differs]
+    return different or ([] if _has_outputs(directory) else ["outputs that are gone"])
 
 
 def _has_outputs(directory: RunDirectory) -> bool:
