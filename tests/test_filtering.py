@@ -282,8 +282,12 @@ def test_every_way_to_the_answer_gives_the_same(
     orders: list[Any] = [None, "metrics.acc DESC", "metrics.n", "name", ["params.lr DESC", "name"]]
     asks = [(where, order, limit) for where in wheres for order in orders for limit in (3, None)]
     answers = []
-    for lookup in (0, 2, 10**9):
+    # always from a condition; first some in order; never from a condition
+    for short, tried, lookup in ((10**9, 0, 1), (0, 8, 1), (0, 1, 10**9)):
+        monkeypatch.setattr("aml_jupyter.runs.choosing.SHORT", short)
         monkeypatch.setattr("aml_jupyter.runs.choosing.LOOKUP", lookup)
+        monkeypatch.setattr("aml_jupyter.runs.searching.TRIED", tried)
+        history.forget()
         answers.append([history.rows(order, where=where, limit=limit) for where, order, limit in asks])
     assert answers[0] == answers[1] == answers[2]
     assert all(answers[0])
@@ -446,3 +450,81 @@ def test_what_mlflow_takes_means_the_same_here(home: str, history: History) -> N
         here = re.sub(r"'(r\d+)'", lambda found: f"'{own[found[1]]}'", where)
         found = {ids[row["run_id"]] for row in history.rows(where=here, limit=None)}
         assert found == expected, where
+
+
+PIECES = [
+    *(
+        "metrics.",
+        "params.",
+        "tags.",
+        "attributes.",
+        "status",
+        "created",
+        "pinned",
+        "acc",
+        "`a b`",
+        '"c"',
+        "'d'",
+    ),
+    *("=", "!=", "<", ">=", "LIKE", "ilike", "IN", "NOT", "IS", "NULL", "and", "OR", "(", ")", ",", "true"),
+    *(
+        "1",
+        "-2.5e3",
+        "1e999",
+        "99999999999999999999999",
+        "'2026-01-31'",
+        "'%_'",
+        ".",
+        "`",
+        "'",
+        "!",
+        "\x00",
+        "é",
+    ),
+]
+
+
+def is_filter(where: str) -> bool:
+    """Whether a filter can be read; nothing but UsageError says that it cannot."""
+    try:
+        parse(where)
+    except UsageError as error:
+        return not (error.code == "run.filter" and error.hint)
+    return True
+
+
+OPERATORS = ["=", "!=", "<", ">=", "LIKE", "ilike", "IS", "is not", "IN", "NOT IN"]
+OPERANDS = [
+    "1",
+    "-2.5e3",
+    "1e999",
+    "9" * 25,
+    "'2026-01-31'",
+    "'%_['",
+    "true",
+    "NULL",
+    "('a', 1)",
+    "(2, 3)",
+    "'",
+]
+NAMES = ["metrics.acc", "params.`a b`", "tags.kind", "status", "created", "pinned", "duration", "note"]
+
+
+def test_whatever_is_typed_is_answered_or_refused(some: History) -> None:
+    chance = random.Random(3)
+    taken = 0
+    for _ in range(3000):
+        count = chance.choice([2, 3, 3, 4, 6, 8, 12])
+        pieces = [chance.choice(PIECES) for _ in range(count)]
+        if chance.random() < 0.7:
+            choices = (NAMES, OPERATORS, OPERANDS, ["and", "or", ","], NAMES, OPERATORS, OPERANDS)
+            pieces = [chance.choice(choice) for choice in choices][: chance.choice([3, 3, 6, 7, 7])]
+        where = chance.choice(["", " ", " "]).join(pieces)
+        if not is_filter(where):
+            continue
+        taken += 1
+        some.rows("metrics.acc", where=where)
+        some.count(where=where)
+    assert taken > 50
+    # SQLite has refused nothing
+    assert some.notice == ""

@@ -148,7 +148,7 @@ def test_a_large_project_gives_the_same_order_as_a_small_one(
         finished(home, Project("ab"[number % 2]), metrics={"acc": number * 7 % 30})
     ask = {"order_by": "metrics.acc DESC", "project": "local/default/a", "limit": 5}
     small = history.rows(**ask)  # type: ignore[arg-type]
-    monkeypatch.setattr("aml_jupyter.runs.index.SMALL_PROJECT", 3)
+    monkeypatch.setattr("aml_jupyter.runs.searching.SMALL_PROJECT", 3)
     assert history.rows(**ask) == small  # type: ignore[arg-type]
 
 

@@ -114,9 +114,8 @@ def grids(comparison: Comparison, *, every: bool) -> Iterator[Grid]:
 
 
 def _grid_row(row: Row, part: str, *, two: bool) -> tuple[str, ...]:
-    values = [
-        _duration(one) if row.name == "duration" and part == "settings" else value(one) for one in row.values
-    ]
+    show = _SHOWN.get(row.name, value) if part == "settings" else value
+    values = [show(one) for one in row.values]
     if part == "metrics" and two:
         values.append("; ".join(filter(None, [_moved(*row.values), word(row.note)])))
     elif part == "metrics":
@@ -126,6 +125,14 @@ def _grid_row(row: Row, part: str, *, two: bool) -> tuple[str, ...]:
 
 def _duration(given: Any) -> str:
     return shown_seconds(given) if isinstance(given, (int, float)) else value(given)
+
+
+def _time(given: Any) -> str:
+    return value(str(given)[:19].replace("T", " ") if given else None)
+
+
+# settings that are shown otherwise than as they are
+_SHOWN = {"duration": _duration, "created": _time}
 
 
 def _moved(first: Any, second: Any) -> str:

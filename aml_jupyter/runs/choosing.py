@@ -2,8 +2,7 @@
 """Which runs are meant and in which order, as SQL on the index.
 
 Every condition can be asked of one run (`EXISTS ...`); many also name the stretch of an index that holds
-all runs they may mean.  A question is answered by going through the runs in the order that is asked for
-until there are enough, or by taking the shortest such stretch: whichever looks cheaper by counting them.
+all runs they may mean, which can be counted.
 """
 
 from __future__ import annotations
@@ -20,12 +19,10 @@ if TYPE_CHECKING:
 
     Ask = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 
-# how far the runs of a condition are counted, first and at most; what a look-up costs beside a step in order
-SHORT, LONG, LOOKUP = 500, 20_000, 2
+# runs of a condition that are few in any case; what a look-up costs beside a step in order
+SHORT, LOOKUP = 300, 2
 # counts that are kept
-REMEMBERED = 1000
-# the share of runs that a condition is thought to mean where nothing can be counted
-SHARE = 0.5
+REMEMBERED = 2000
 _COLUMNS = {**schema.SORTED, "project": "project_name"}
 # attributes by which the index finds runs
 _INDEXED = ("run_id", "name", "status", "parent_run_id")
@@ -87,19 +84,29 @@ class Choice:
         parts = self.filter.parts if self.filter.word == "AND" else ()
         return tuple(part for part in parts if isinstance(part, Condition))
 
+    def given(self) -> tuple[str, list[object]]:
+        """The condition without the filter."""
+        return (" WHERE " + " AND ".join(self.parts) if self.parts else ""), list(self.values)
+
     def where(
-        self, more: str = "", values: Sequence[object] = (), stretch: Stretch | None = None
+        self,
+        more: str = "",
+        values: Sequence[object] = (),
+        stretch: Stretch | None = None,
+        *,
+        bare: bool = False,
     ) -> tuple[str, list[object]]:
         """The condition, with another one before it, and its values; with a filter `runs` is called `r`.
 
-        What a stretch is for is not asked again.
+        What a stretch is for is not asked again; `bare` is the filter alone.
         """
         found, run = self.filter, stretch.run if stretch else "r.id"
         if stretch and found.word == "AND":
             found = found.replace(parts=tuple(part for part in found.parts if part is not stretch.condition))
         clause = _clause(found, run)
-        parts = [part for part in (more, *self.parts, clause.sql) if part]
-        return (" WHERE " + " AND ".join(parts) if parts else ""), [*values, *self.values, *clause.values]
+        own, given = ([], []) if bare else (self.parts, self.values)
+        parts = [part for part in (more, *own, clause.sql) if part]
+        return (" WHERE " + " AND ".join(parts) if parts else ""), [*values, *given, *clause.values]
 
 
 def _clause(part: Group | Condition, run: str) -> Clause:
@@ -242,50 +249,53 @@ def stretch_of(condition: Condition) -> Stretch | None:
     return Stretch(table=f"{condition.entity} c", run="c.run", where=where, condition=condition)
 
 
+def stretches(chosen: Choice) -> list[Stretch]:
+    """Those of the conditions that must hold."""
+    return [stretch for one in chosen.conditions if (stretch := stretch_of(one)) is not None]
+
+
 class Counts:
-    """How many runs the conditions of earlier questions meant: what a choice of the way rests on."""
+    """How many runs the conditions of this and earlier questions mean: what the choice of a way rests on.
+
+    What has changed since is no matter, because every way gives the same.
+    """
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._known: dict[tuple[object, ...], int] = {}
-        self.whole = int(ask("SELECT max(id) FROM runs", ())[0][0] or 0)
+        self.whole = self._size()
+
+    def _size(self) -> int:
+        return int(self._ask("SELECT max(id) FROM runs", ())[0][0] or 0)
 
     @property
     def stale(self) -> bool:
         """Whether there are many more runs than there were, or too much is remembered."""
-        now = int(self._ask("SELECT max(id) FROM runs", ())[0][0] or 0)
-        return not self.whole <= now <= self.whole * 1.2 + 100 or len(self._known) > REMEMBERED
+        return not self.whole <= self._size() <= self.whole * 1.2 + 100 or len(self._known) > REMEMBERED
 
-    def of(self, stretches: Sequence[Stretch]) -> list[int]:
-        """Of each how many, as far as is counted; the long ones only when there is no short one."""
-        counts = [self._count(one, SHORT) for one in stretches]
-        return counts if min(counts) < SHORT else [self._count(one, LONG) for one in stretches]
+    def rare(self, found: Sequence[Stretch]) -> Stretch | None:
+        """The shortest of them where that is short in any case."""
+        return self._least(found, SHORT)
+
+    def rarest(self, found: Sequence[Stretch], steps: int) -> Stretch | None:
+        """The shortest of them where it is shorter than so many steps in order."""
+        return self._least(found, steps // LOOKUP)
+
+    def _least(self, found: Sequence[Stretch], most: int) -> Stretch | None:
+        counts = [self._count(one, most) for one in found]
+        return found[counts.index(min(counts))] if counts and min(counts) < most else None
 
     def _count(self, stretch: Stretch, most: int) -> int:
+        """How many, as far as `most`."""
         where = stretch.where
-        key = (stretch.table, where.sql, where.values, most)
-        if key not in self._known:
-            sql = f"SELECT count(*) FROM (SELECT 1 FROM {stretch.table} WHERE {where.sql} LIMIT {most})"
-            self._known[key] = int(self._ask(sql, where.values)[0][0])
+        key = (stretch.table, where.sql, where.values)
+        known, seen = self._known.get(key, 0), self._known.get((*key, "as far as"), -1)
+        if known < seen or most <= seen:
+            return min(known, most)
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM {stretch.table} WHERE {where.sql} LIMIT {most})"
+        self._known[key] = int(self._ask(sql, where.values)[0][0])
+        self._known[*key, "as far as"] = most
         return self._known[key]
-
-
-def shortest(chosen: Choice, counts: Counts, limit: int, metric: str | None = None) -> Stretch | None:
-    """The stretch to begin with; None to go through the runs in order, by a metric where one is given."""
-    found = [stretch for one in chosen.conditions if (stretch := stretch_of(one)) is not None]
-    if not found:
-        return None
-    known = counts.of(found)
-    whole, share = max(1, counts.whole), SHARE ** (len(chosen.filter.parts) - len(found))
-    steps = whole
-    for stretch, count in zip(found, known, strict=True):
-        if metric is not None and is_bound(stretch.condition, metric):
-            steps = min(steps, count)  # the order goes through these alone
-        else:
-            share *= min(1.0, max(1, count) / whole)
-    in_order = steps if limit < 0 else min(steps, limit / share)
-    least = min(known)
-    return found[known.index(least)] if least * LOOKUP < in_order else None
 
 
 def is_bound(condition: Condition, metric: str) -> bool:

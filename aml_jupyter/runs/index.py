@@ -42,10 +42,11 @@ from aml_jupyter.runs.rows import (
     value_of,
 )
 from aml_jupyter.runs.schema import Look
+from aml_jupyter.runs.searching import Search
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Self
 
     from aml_jupyter.runs.directory import Scope
@@ -57,8 +58,6 @@ __all__ = ["Finding", "History", "project_key", "runs_frame"]
 
 # decoded rows that are kept for the next question
 REMEMBERED = 5000
-# a project with fewer runs is searched through its own runs, not through all values of a metric
-SMALL_PROJECT = 2000
 # runs that one transaction takes in when the index is made anew
 BATCH = 1000
 
@@ -135,9 +134,7 @@ class History:
         """How many runs there are, or how many a filter means."""
         chosen = Choice(project, None, hidden, where)
         self.refresh()
-        stretch = choosing.shortest(chosen, self._count(), -1) if chosen.conditions else None
-        table, condition, values = _way(chosen, stretch)
-        return int(self._ask(f"SELECT count(*) FROM {table}{condition}", values)[0][0])
+        return self._search(chosen).count()
 
     # -- steps of one question, which refreshes before the first
 
@@ -202,31 +199,15 @@ class History:
 
     def _ordered(self, orders: list[str], chosen: Choice, limit: int) -> list[Row]:
         known = [choosing.order_of(one) for one in orders]
-        if any(one is None for one in known):
-            return self._ordered_here(orders, chosen, limit)
         wanted = [one for one in known if one is not None]
-        first = wanted[0] if len(wanted) == 1 else None
-        metric = first.key if first and first.entity == "metrics" else None
-        # the runs of a small project are gone through, whatever there is elsewhere
-        all_runs = chosen.conditions and not self._is_small(chosen.project)
-        stretch = choosing.shortest(chosen, self._count(), limit, metric) if all_runs else None
-        if first and metric is not None and stretch is None:
-            return self._by_metric(metric, "DESC" if first.descending else "ASC", chosen, limit)
-        order, more = _order(wanted)
-        table, where, values = _way(chosen, stretch)
-        rest = f"FROM {table}{where} ORDER BY {order} LIMIT ?"
-        if stretch is None:
-            return self._rows(f"SELECT row, crc {rest}", [*values, *more, limit])
-        # what is sorted are numbers of runs; their texts are fetched afterwards, in the order that was found
-        numbers = f"(SELECT r.id AS run {rest})"
-        sql = f"SELECT t.row, t.crc FROM {numbers} AS o CROSS JOIN runs t ON t.id = o.run"
-        return self._rows(sql, [*values, *more, limit])
+        if len(wanted) < len(known):
+            return self._ordered_here(orders, chosen, limit)
+        return self._rows(lambda: self._search(chosen, limit).texts(wanted))
 
-    def _count(self) -> choosing.Counts:
-        # what may have changed since is no matter: every way gives the same
+    def _search(self, chosen: Choice, limit: int = -1) -> Search:
         if self._counts is None or self._counts.stale:
             self._counts = choosing.Counts(self._ask)
-        return self._counts
+        return Search(self._ask, self._counts, chosen, limit)
 
     def _ordered_here(self, orders: list[str], chosen: Choice, limit: int) -> list[Row]:
         """Rarely asked, and of any kind."""
@@ -239,47 +220,18 @@ class History:
                     hint=f"Order by {', '.join(KEYS)}, metrics.NAME, params.NAME or tags.NAME,"
                     " and ASC or DESC.",
                 )
-        where, values = chosen.where()
-        found = self._rows(f"SELECT row, crc FROM runs r{where} ORDER BY created DESC", values)
+        found = self._rows(lambda: self._search(chosen).texts([]))
         for key, descending in reversed(keys):
             found = sort_rows(found, key, descending=descending)
         return found[: None if limit < 0 else limit]
 
-    def _by_metric(self, metric: str, way: str, chosen: Choice, limit: int) -> list[Row]:
-        bounds = choosing.bounds(chosen, metric)
-        where, values = chosen.where(
-            " AND ".join(["m.key = ?", "m.value IS NOT NULL", *(one.sql for one in bounds)]),
-            [schema.storable(metric), *(value for one in bounds for value in one.values)],
-        )
-        # the order of the join is fixed: SQLite's own guess is fifty times slower at 100,000 runs
-        small = self._is_small(chosen.project)
-        join = "runs r CROSS JOIN metrics m" if small else "metrics m CROSS JOIN runs r"
-        order = f"ORDER BY m.value {way}, m.run {way} LIMIT ?"
-        sql = f"SELECT row, crc FROM {join} ON r.id = m.run{where} {order}"
-        found = self._rows(sql, [*values, limit])
-        if 0 <= limit <= len(found) or bounds:
-            return found
-        where, values = chosen.where(
-            "NOT EXISTS (SELECT 1 FROM metrics WHERE run = r.id AND key = ? AND value IS NOT NULL)",
-            [schema.storable(metric)],
-        )
-        sql = f"SELECT row, crc FROM runs r{where} ORDER BY created DESC, id DESC LIMIT ?"
-        return found + self._rows(sql, [*values, limit - len(found) if limit >= 0 else -1])
-
-    def _is_small(self, project: str | None) -> bool:
-        if project is None:
-            return False
-        return not self._ask(
-            f"SELECT 1 FROM runs WHERE project = ? LIMIT 1 OFFSET {SMALL_PROJECT}", [project]
-        )
-
-    def _rows(self, sql: str, values: Sequence[object]) -> list[Row]:
-        texts = self._ask(sql, values)
+    def _rows(self, ask: Callable[[], Iterable[tuple[Any, ...]]]) -> list[Row]:
+        texts = ask()
         try:
             return self._decode(texts)
         except (ValueError, KeyError, TypeError):  # bits of the file have changed
             self._renew("a row does not fit its checksum")
-            return self._rows(sql, values)
+            return self._rows(ask)
 
     def _decode(self, texts: Iterable[tuple[Any, ...]]) -> list[Row]:
         known = self._decoded
@@ -534,31 +486,6 @@ class History:
 
 
 _LAST = "\U0010ffff"
-
-
-def _way(chosen: Choice, stretch: choosing.Stretch | None) -> tuple[str, str, list[object]]:
-    """Tables, conditions and values that give the runs `r`, from a stretch on where there is one."""
-    if stretch is None or stretch.table == "runs r":
-        return "runs r", *chosen.where()
-    where, values = chosen.where(stretch.where.sql, stretch.where.values, stretch)
-    return f"{stretch.table} CROSS JOIN runs r ON r.id = {stretch.run}", where, values
-
-
-def _order(wanted: Sequence[choosing.Order]) -> tuple[str, list[object]]:
-    """The terms of ORDER BY and their values."""
-    first = wanted[0] if len(wanted) == 1 else None
-    if not wanted or (first and first.entity == "attributes" and first.key in schema.SORTED):
-        key = first.key if first else "created_utc"
-        return _by_column(key, "DESC" if first is None or first.descending else "ASC"), []
-    terms = [choosing.terms(one) for one in wanted]
-    found = [value for one in terms for value in one.values]
-    return ", ".join([*(one.sql for one in terms), "r.created DESC, r.id DESC"]), found
-
-
-def _by_column(key: str, way: str) -> str:
-    column = "r." + schema.SORTED[key]
-    empty_last = f"{column} IS NULL, " if schema.SORTED[key] in schema.NULLABLE else ""
-    return f"{empty_last}{column} {way}, r.id {way}"
 
 
 def _identity(path: str) -> tuple[int, int] | None:
