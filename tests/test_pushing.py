@@ -377,7 +377,7 @@ def test_no_secret_reaches_a_store(
     (project / "aml_config").mkdir()
     (project / "aml_config/local.compute").write_text(f"type: local\npassword: {SECRET}\n")
     (project / "aml_config/local.runconfig").write_text(
-        f"Target: local\nEnvironmentVariables:\n  TOKEN: {SECRET}-configured\n"
+        f"Target: local\nFramework: Python\nEnvironmentVariables:\n  TOKEN: {SECRET}-configured\n"
     )
     (project / ".env").write_text(f"KEY={SECRET}\n")
     monkeypatch.setenv("MY_KEY", SECRET)
