@@ -17,9 +17,11 @@ import pytest
 from aml_jupyter import artifacts, cli, runs
 from aml_jupyter.compare import PARTS, compare
 from aml_jupyter.compare.contents import cells_of, diff_of, image_of
-from aml_jupyter.compare.findings import Comparison
+from aml_jupyter.compare.findings import Comparison, Packages
 from aml_jupyter.compare.page import html
 from aml_jupyter.compare.plain import text
+from aml_jupyter.environment.keeping import keep
+from aml_jupyter.environment.lock import Lock, Package
 from aml_jupyter.errors import UsageError
 from aml_jupyter.runs import RunDirectory
 from aml_jupyter.snapshot import Store
@@ -242,6 +244,50 @@ def test_a_run_without_anything_can_be_compared(made: Made) -> None:
     for every in (False, True):
         assert html(found, every=every)
         assert text(found, every=every)
+
+
+def test_runs_that_go_on_are_compared_as_far_as_they_are(made: Made) -> None:
+    running = submit(made.home, params={"lr": 1})
+    with open(running.events_jsonl, "w") as file:
+        file.write(json.dumps({"format": 1, "run_id": running.run_id}) + "\n")
+        file.writelines(
+            json.dumps({"type": "metric", "name": "acc", "value": number / 10}) + "\n" for number in range(3)
+        )
+    Path(running.log).write_text("one line\n")
+    found = of(running, made.run(metrics={"acc": 0.9}, log="one line\n"))
+    assert found.tables["metrics"][0].values == (0.2, 0.9)
+
+
+def test_environments_are_compared_by_their_locks(made: Made) -> None:
+    def locked(**versions: str) -> RunDirectory:
+        packages = tuple(
+            Package(name=name, version=version, source="pypi", sha256=f"{name}{version}")
+            for name, version in versions.items()
+        )
+        lock = Lock(
+            platform="linux-64", python="3.11", owns_python=False, packages=packages, request="ab" * 32
+        )
+        keep(lock, f"{made.home}/environments/locks/x.json")
+        directory = submit(made.home, environment={"lock": lock.digest})
+        end(directory)
+        return directory
+
+    os.makedirs(made.home + "/environments/locks")
+    first, second = locked(numpy="1.26", six="1.16", old="1"), locked(numpy="2.0", six="1.16", new="2")
+    packages = of(first, second).pairs[0].environment
+    assert packages
+    assert (packages.how, packages.same, packages.differ) == ("lock", 1, 3)
+    assert packages.rows[0] == ("numpy", "1.26", "2.0")
+    assert {row[0] for row in packages.rows} == {"numpy", "old", "new"}
+    assert "as locked" in str(of(first, second, parts=["environment"]))
+    assert of(first, first, parts=["environment"]).same
+    # a lock that is gone, or a name that is none
+    for digest in ("ab" * 32, "../../x"):
+        third = submit(made.home, environment={"lock": digest})
+        end(third)
+        assert of(first, third).pairs[0].environment == Packages(
+            note="the packages of one of the runs are not known"
+        )
 
 
 def test_cells_are_code(made: Made) -> None:

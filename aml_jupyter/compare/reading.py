@@ -22,6 +22,7 @@ from aml_jupyter.errors import AmlError
 from aml_jupyter.frozen import Value
 from aml_jupyter.portability.sides import Lines, Shown, packages_of
 from aml_jupyter.portability.verdicts import largest_difference
+from aml_jupyter.runs import payload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _row(name: str, values: Sequence[Any]) -> Row:
 
 def params(sides: Sequence[Side]) -> tuple[Row, ...]:
     """Parameters by name, those of the first run first."""
-    found = [side.record.params for side in sides]
+    found = [side.record.all_params for side in sides]
     rows = []
     for name in _names(found):
         values = [one.get(name, _MISSING) for one in found]
@@ -111,7 +112,7 @@ def params(sides: Sequence[Side]) -> tuple[Row, ...]:
 
 def metrics(sides: Sequence[Side]) -> tuple[Row, ...]:
     """Metrics by name with their last values; the note tells how their courses differ."""
-    found = [side.record.metrics for side in sides]
+    found = [side.record.metrics if side.record.ended else _so_far(side) for side in sides]
     rows = []
     for name in _names(found):
         values = [one.get(name, _MISSING) for one in found]
@@ -119,6 +120,17 @@ def metrics(sides: Sequence[Side]) -> tuple[Row, ...]:
         note = "" if same else _course(values)
         rows.append(Row(name=name, values=tuple(map(_last, values)), same=same, note=note))
     return tuple(rows)
+
+
+def _so_far(side: Side) -> dict[str, Any]:
+    """What a run that goes on has logged."""
+    from aml_jupyter.collection import LARGEST_VALUE, read_events
+    from aml_jupyter.metrics import merge_metrics
+
+    def read(sha256: str) -> bytes:
+        return payload(side.directory, sha256, LARGEST_VALUE)
+
+    return merge_metrics(read_events(side.directory.events_jsonl), read)
 
 
 def _names(found: Sequence[Mapping[str, Any]]) -> list[str]:
