@@ -32,6 +32,7 @@ def gather(events: Sequence[Mapping[str, Any]], warnings: list[str]) -> Logged:
     """What these events say, in order; limits that were reached are told in `warnings`."""
     params: dict[str, str] = {}
     tags: dict[str, str] = {}
+    inner: set[str] = set()
     datasets: list[dict[str, str]] = []
     left_out = size = 0
     for event in events:
@@ -39,6 +40,8 @@ def gather(events: Sequence[Mapping[str, Any]], warnings: list[str]) -> Logged:
         if not isinstance(name, str) or not name or not name.isprintable() or len(name) > NAME:
             left_out += 1
             continue
+        if event["type"] == "tag" and event.get("run"):
+            inner.add(name)
         if event["type"] == "tag" and value is None:
             tags.pop(name, None)
             continue
@@ -55,20 +58,22 @@ def gather(events: Sequence[Mapping[str, Any]], warnings: list[str]) -> Logged:
             tags[name] = str(value)[:TAG_VALUE]
     if left_out:
         warnings.append(f"{left_out} parameters, tags or datasets that were logged are not in the record")
-    return _sorted_out(params, tags, datasets)
+    return _sorted_out(params, tags, inner, datasets)
 
 
-def _sorted_out(params: dict[str, str], tags: dict[str, str], datasets: list[dict[str, str]]) -> Logged:
+def _sorted_out(
+    params: dict[str, str], tags: dict[str, str], inner: set[str], datasets: list[dict[str, str]]
+) -> Logged:
     name = tags.pop(RUN_NAME, "")
     note = tags.pop(NOTE, "")
-    told = {key: value for key, value in tags.items() if key.startswith("mlflow.")}
-    kept = {key: value for key, value in told.items() if not key.startswith(OURS)}
+    told = {key: value for key, value in tags.items() if key.startswith("mlflow.") or key in inner}
+    kept = {key: value for key, value in told.items() if not key.startswith(OURS) and "/mlflow." not in key}
     mlflow: dict[str, Any] = {"tags": kept} if kept else {}
     if datasets:
         mlflow["datasets"] = datasets
     return Logged(
         params=params,
-        tags={key: value for key, value in tags.items() if key not in told and "/mlflow." not in key},
+        tags={key: value for key, value in tags.items() if key not in told},
         name=name,
         note=note,
         mlflow=mlflow,

@@ -24,7 +24,7 @@ def arguments_export(parser: ArgumentParser) -> None:
     add("--experiment", metavar="NAME", help="where in the server; the project's name unless said")
     add("--no-artifacts", action="store_true", help="send no files to the server")
     add("--ro-crate", metavar="PATH", help="a new folder, or a file that ends in .zip")
-    add("--license", metavar="URL", help="the license that the crate states, such as that of CC-BY-4.0")
+    add("--license", metavar="TEXT", help="what the crate says of its license, best by its address")
     add_json(parser)
 
 

@@ -212,6 +212,7 @@ class _Crate:
         script["@type"] = ["File", "SoftwareSourceCode"]
         script["programmingLanguage"] = {"@id": "#language"}
         script["encodingFormat"] = "text/x-python"
+        script["version"] = self.record.snapshot_id or self.record.cell_sha256
         self.others.append({"@id": "#language", "@type": "ComputerLanguage", "name": "Python"})
         if self.record.python_version:
             self.others[-1]["version"] = self.record.python_version
@@ -342,7 +343,8 @@ class _Crate:
             "name": plain_text(record.name or record.run_id),
             "identifier": record.uuid or record.run_id,
             "description": plain_text(text),
-            "datePublished": record.end_time_utc or record.created_utc,
+            "datePublished": _moment(record.end_time_utc or record.created_utc),
+            "author": {"@id": self._agent()},
             "conformsTo": {"@id": PROFILE},
             "hasPart": [{"@id": one["@id"]} for one in self.files],
             "mentions": {"@id": action["@id"]},
@@ -354,26 +356,41 @@ class _Crate:
             del root["keywords"]
         if instrument in self.files:
             root["mainEntity"] = {"@id": instrument["@id"]}
-        if license_:
-            self.others.append({"@id": license_, "@type": "CreativeWork", "name": license_})
-            root["license"] = {"@id": license_}
+        root["license"] = self._license(license_)
         return root
+
+    def _agent(self) -> str:
+        return "#agent-" + urllib.parse.quote(self.record.user_id or "unknown", safe="")
+
+    def _license(self, stated: str | None) -> object:
+        """A link where an address was given; crates must say something in any case."""
+        if not stated or "://" not in stated or not stated.isprintable():
+            return plain_text(stated or "None was stated: ask whoever made the run before you use this.")
+        entity = {
+            "@id": stated,
+            "@type": "CreativeWork",
+            "name": stated,
+            "description": "license of this crate",
+        }
+        self.others.append(entity)
+        return {"@id": stated}
 
     def _action(
         self, instrument: Entity, objects: list[Entity], results: list[Entity], environment: Entity | None
     ) -> Entity:
         record = self.record
-        agent = "#agent-" + urllib.parse.quote(record.user_id or "unknown", safe="")
-        self.others.append({"@id": agent, "@type": "Person", "name": plain_text(record.user_id or "unknown")})
+        self.others.append(
+            {"@id": self._agent(), "@type": "Person", "name": plain_text(record.user_id or "unknown")}
+        )
         action: Entity = {
             "@id": "#" + urllib.parse.quote(record.run_id, safe=""),
             "@type": "CreateAction",
             "name": f"Run {plain_text(record.run_id)} of {self._what()}",
             "description": f"on {plain_text(record.target)} ({record.kind})",
-            "startTime": record.start_time_utc or record.created_utc,
-            "endTime": record.end_time_utc,
+            "startTime": _moment(record.start_time_utc or record.created_utc),
+            "endTime": _moment(record.end_time_utc or record.created_utc),
             "actionStatus": "http://schema.org/" + STATUS.get(record.status, "FailedActionStatus"),
-            "agent": {"@id": agent},
+            "agent": {"@id": self._agent()},
             "instrument": {"@id": instrument["@id"]},
             "object": [{"@id": one["@id"]} for one in objects + ([environment] if environment else [])],
             "result": [{"@id": one["@id"]} for one in results],
@@ -393,6 +410,11 @@ class _Crate:
                 }
             )
         return {name: value for name, value in action.items() if value not in (None, [])}
+
+
+def _moment(moment: str) -> str:
+    """A moment without fractions of a second, as crates are to have it."""
+    return moment[:19] + "+00:00"
 
 
 def _cell(text: str) -> str:

@@ -148,8 +148,8 @@ class Calls:
 
     def _free_name(self, wanted: str) -> str:
         kept = "".join(one if one.isalnum() or one in "_-. ()=," else "-" for one in wanted[:100])
-        base = kept.strip(". ") or "run-%d" % len(self.runs)
-        if not tracking_files.fits(base):
+        base = kept.strip(". ")
+        if not tracking_files.fits(base) or not any(one.isalnum() for one in base):
             base = "run-%d" % len(self.runs)
         name, count = base, 1
         while name.lower() in self.names:
@@ -208,8 +208,9 @@ class Calls:
         checked = [run.checked_metric(one) for one in metrics]
         for name, value in params:
             run.log_param(name, value)
-        for metric in checked:
-            run.keep_metric(*metric)
+        for given, metric in zip(metrics, checked):
+            if not run.has_it(given, *metric):
+                run.keep_metric(*metric)
         for name, value in tags:
             run.set_tag(name, value)
         return {}

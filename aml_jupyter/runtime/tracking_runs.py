@@ -116,7 +116,9 @@ class TrackedRun:
 
     def log_metric(self, arguments: "Arguments") -> None:
         """Keep one value.  Raises Refused."""
-        self.keep_metric(*self.checked_metric(arguments))
+        metric = self.checked_metric(arguments)
+        if not self.has_it(arguments, *metric):
+            self.keep_metric(*metric)
 
     def checked_metric(self, given: object) -> "tuple[str, float, int, int]":
         """Name, value, milliseconds since 1970 and step.  Raises Refused."""
@@ -127,6 +129,12 @@ class TrackedRun:
             raise Refused(429, "RESOURCE_EXHAUSTED", "a run has at most %d metrics" % METRICS)
         moment = whole(given, "timestamp", int(time.time() * 1000))
         return name, number(given.get("value")), moment, whole(given, "step", 0)
+
+    def has_it(self, given: "Arguments", name: str, value: float, moment: int, step: int) -> bool:
+        """Whether a client says again what it said, now of a model that has this value too."""
+        held = self.metrics.get(name, []) if given.get("model_id") else []
+        same = repr((value, moment, step))
+        return any(one[1] == moment and repr(one) == same for one in held)
 
     def keep_metric(self, name: str, value: float, moment: int, step: int) -> None:
         """Keep a value that was checked."""
@@ -171,13 +179,19 @@ class TrackedRun:
         self.tags[name] = value[:TAG]
         if name == "mlflow.runName":
             self.name = value[:KEY]
-        self.event("tag", {"name": self.prefix + name, "value": value[:TAG]})
+        self._tell_tag(name, value[:TAG])
 
     def delete_tag(self, name: str) -> None:
         """Take a tag away.  Raises Refused."""
         if self.tags.pop(name, None) is None:
             raise missing("the run has no tag %r" % name[:KEY])
-        self.event("tag", {"name": self.prefix + name, "value": None})
+        self._tell_tag(name, None)
+
+    def _tell_tag(self, name: str, value: "str | None") -> None:
+        fields: "Arguments" = {"name": self.prefix + name, "value": value}
+        if self.prefix:  # of a run inside this one: no label of this one
+            fields["run"] = self.prefix[:-1]
+        self.event("tag", fields)
 
     def log_inputs(self, arguments: "Arguments") -> None:
         """Keep which datasets were used, as far as they have names."""
