@@ -193,6 +193,7 @@ def test_what_was_found_is_json_in_the_terminal_and_on_the_page(made: Made) -> N
     assert "data" not in json.loads(document)["pairs"][0]["artifacts"]["changes"][0]
     assert base64.b64encode(png(200)).decode() not in document
     assert html(found).count("<img ") == 2
+    assert html(found).count("<polyline ") == 2
     assert "\x1b" not in str(found)
     coloured = text(found, colour=True)
     assert "\x1b[32m" in coloured
@@ -224,6 +225,9 @@ def test_many_runs_stand_beside_each_other(made: Made) -> None:
         ("a", "b", False),
         (0, float("inf"), False),
         (10**400, 1, False),
+        ([1e308, -1e308], [0, 10**400], False),
+        ([1.0, float("nan")], [2, 2], False),
+        ([1, "a", None, True], [1, "b"], False),
         ({"a": [1]}, {"a": [1]}, True),
     ],
 )
@@ -436,6 +440,7 @@ def test_only_small_pictures_of_known_types_are_shown(data: bytes, size: tuple[i
 
 
 KNOWN_TAGS = {"div", "span", "b", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "pre"}
+KNOWN_TAGS |= {"svg", "polyline"}
 
 
 def hostile(made: Made, words: str, number: int) -> RunDirectory:
@@ -447,7 +452,7 @@ def hostile(made: Made, words: str, number: int) -> RunDirectory:
         packages={words: str(number), f"{words}{number}": words},
         cell=f"{words} {number}".encode("utf-8", "replace").decode(),
         params={words: f"{words}{number}", f"{words}{number}": [words]},
-        metrics={words: number, f"{words} text": f"{words}{number}"},
+        metrics={words: [1, number], f"{words} text": f"{words}{number}"},
         script_name=words,
         arguments=(words, str(number)),
         target=words,

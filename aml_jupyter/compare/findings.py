@@ -24,6 +24,8 @@ class Row(Value):
     same: bool
     note: str = ""
     told: bool = False
+    # of a metric that was logged several times a line for each run, empty for none; not in JSON
+    courses: tuple[tuple[float, ...], ...] = ()
 
 
 class Text(Value):
@@ -194,7 +196,9 @@ def _json(value: Any) -> Any:
         found = {name: one for name, one in value.as_dict().items() if one}
         return {**found, "mode": f"{value.mode:o}"} if value.mode else found
     if isinstance(value, Value):
-        return {name: _json(one) for name, one in value.as_dict().items() if one is not None}
+        fields = value.as_dict()
+        fields.pop("courses", None)
+        return {name: _json(one) for name, one in fields.items() if one is not None}
     if isinstance(value, (list, tuple)):
         return [_json(one) for one in value]
     if isinstance(value, dict):

@@ -24,26 +24,28 @@ _SPACED = f"{_MONO};white-space:pre-wrap"
 _GREEN, _RED, _BLUE, _AMBER = "#2a9d5c", "#d9534f", "#2f81d6", "#b9770e"
 _TINTS = {"+": "rgba(42,157,92,.18)", "-": "rgba(217,83,79,.18)", "@": "rgba(47,129,214,.12)"}
 _KINDS = {"added": _GREEN, "removed": _RED, "changed": _AMBER}
+# of the runs; nothing is told by them alone
+_COLOURS = (_BLUE, "#c2630a", _GREEN, "#a05cc8", _RED, "#7a8a1f", "#1795a8", "#c04f8f")
 _LETTERS = "ABCDEFGHIJKLMNOPQRST"
 
 
 def html(comparison: Comparison, *, every: bool = False) -> str:
     """The comparison as a page shows it."""
     title = headline(comparison)
-    colour = _GREEN if comparison.same else _AMBER
+    outcome = _GREEN if comparison.same else _AMBER
     labels = _LETTERS[: len(comparison.runs)]
     lines = map(_text, map(run_line, comparison.runs))
     runs = "".join(
-        f'<div><b style="color:{_BLUE}">{label}</b>&ensp;<span style="{_SPACED}">{line}</span></div>'
-        for label, line in zip(labels, lines, strict=True)
+        f'<div><b style="color:{colour}">{label}</b>&ensp;<span style="{_SPACED}">{line}</span></div>'
+        for label, line, colour in zip(labels, lines, _run_colours(len(labels)), strict=True)
     )
     tables = "".join(_grid(grid, labels) for grid in grids(comparison, every=every))
     return (
         f'<div role="group" aria-label="{escape(_clean(title), quote=True)}" style="box-sizing:border-box;'
         f"max-width:1080px;margin:4px 0;padding:10px 14px 12px;border:1px solid {_LINE};border-left:4px solid"
-        f" {colour};border-radius:6px;font-size:13px;line-height:1.5;text-align:left;overflow-wrap:anywhere;"
+        f" {outcome};border-radius:6px;font-size:13px;line-height:1.5;text-align:left;overflow-wrap:anywhere;"
         'print-color-adjust:exact;-webkit-print-color-adjust:exact">'
-        f'<div><span style="color:{colour};font-weight:700;font-size:15px">{title[:1]}</span>&nbsp;'
+        f'<div><span style="color:{outcome};font-weight:700;font-size:15px">{title[:1]}</span>&nbsp;'
         f'<b>{_text(title[2:])}</b></div><div style="margin:6px 0 2px">{runs}</div>'
         f"{tables}{_pairs(comparison)}</div>"
     )
@@ -71,17 +73,51 @@ def _grid(grid: Grid, labels: str) -> str:
     heading = f'<div style="margin-top:10px">{_heading(grid.label, grid.summary)}</div>'
     if not grid.rows:
         return heading
-    head = "".join(_cell("th", label, f"color:{_BLUE};font-weight:700") for label in ["", *labels])
-    body = "".join(_grid_row(row, apart=row[0] in grid.apart, runs=len(labels)) for row in grid.rows)
+    colours = [_BLUE, *_run_colours(len(labels))]
+    named = zip(["", *labels], colours, strict=True)
+    head = "".join(_cell("th", label, f"color:{colour};font-weight:700") for label, colour in named)
+    body = "".join(_grid_row(row, grid, runs=len(labels)) for row in grid.rows)
     return f"{heading}{_table(f'<thead><tr>{head}</tr></thead><tbody>{body}</tbody>')}"
 
 
-def _grid_row(row: Sequence[str], *, apart: bool, runs: int) -> str:
+def _run_colours(runs: int) -> list[str]:
+    """A colour for each of the first runs, and one for all others."""
+    return [*_COLOURS, *["#808a96"] * runs][:runs]
+
+
+def _grid_row(row: Sequence[str], grid: Grid, *, runs: int) -> str:
+    apart = row[0] in grid.apart
     shade = f"background:{_SHADE};" if apart else ""
     cells = [_cell("th", row[0], f"{_MUTED};font-weight:400")]
     cells += [_cell("td", one, f"{_MONO};font-weight:{600 if apart else 400}") for one in row[1 : runs + 1]]
     cells += [_cell("td", one, f"{_MUTED};font-size:12px") for one in row[runs + 1 :]]
+    if row[0] in grid.courses:
+        cells.append(f'<td style="padding:1px 0;border:0">{_lines(grid.courses[row[0]], row[0])}</td>')
     return f'<tr style="{shade}">{"".join(cells)}</tr>'
+
+
+_WIDTH, _HEIGHT = 180, 36
+
+
+def _lines(courses: Sequence[Sequence[float]], name: str) -> str:
+    """The courses of a metric, a line for each run in its colour, on one scale."""
+    numbers = [one for course in courses for one in course]
+    low, high = min(numbers), max(numbers)
+    # of numbers far apart the difference may be no number
+    reach = (high / 2 - low / 2) or 0.5
+    lines = []
+    for course, colour in zip(courses, _run_colours(len(courses)), strict=True):
+        step = (_WIDTH - 6) / max(1, len(course) - 1)
+        places = (
+            f"{3 + at * step:.1f},{_HEIGHT - 3 - (_HEIGHT - 6) * (one / 2 - low / 2) / reach:.1f}"
+            for at, one in enumerate(course)
+        )
+        points = " ".join(places)
+        line = f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"'
+        lines.append(f'{line} stroke-linejoin="round"/>' if points else "")
+    label = escape(_clean(f"{name}: the course of each run"), quote=True)
+    size = f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+    return f'<svg {size} role="img" aria-label="{label}">{"".join(lines)}</svg>'
 
 
 def _table(inner: str) -> str:

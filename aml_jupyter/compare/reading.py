@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from aml_jupyter import artifacts
+from aml_jupyter.card import thinned
 from aml_jupyter.compare.contents import Budget, compared, diff_of
 from aml_jupyter.compare.findings import (
     ADDED,
@@ -40,6 +41,8 @@ MOST_FILES, MOST_PACKAGES, MOST_ROWS = 200, 300, 500
 LARGEST_CELL, LARGEST_FILE = 2 << 20, 8 << 20
 # lines of a log around and behind the first that differs
 BEFORE, BEHIND = 3, 400
+# points of a line
+POINTS = 80
 _MISSING = object()
 CELL = "<cell>"
 
@@ -118,8 +121,22 @@ def metrics(sides: Sequence[Side]) -> tuple[Row, ...]:
         values = [one.get(name, _MISSING) for one in found]
         same = all(_equal(one, values[0]) for one in values[1:])
         note = "" if same else _course(values)
-        rows.append(Row(name=name, values=tuple(map(_last, values)), same=same, note=note))
+        courses = tuple(map(_points, values))
+        drawn = courses if any(courses) else ()
+        rows.append(Row(name=name, values=tuple(map(_last, values)), same=same, note=note, courses=drawn))
     return tuple(rows)
+
+
+def _points(value: Any) -> tuple[float, ...]:
+    """A few of the numbers that were logged in turn; none of what has no place on a line."""
+    if not isinstance(value, (list, tuple)) or len(value) < 2:
+        return ()
+    try:
+        numbers = [float(one) for one in value if isinstance(one, (int, float))]
+    except OverflowError:
+        return ()
+    finite = [one for one in numbers if one - one == 0.0]
+    return tuple(thinned(finite, POINTS)) if len(finite) == len(value) else ()
 
 
 def _so_far(side: Side) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Grid(Value):
     summary: str
     rows: tuple[tuple[str, ...], ...] = ()
     apart: frozenset[str] = frozenset()
+    # by the name of a row
+    courses: Mapping[str, tuple[tuple[float, ...], ...]] = {}
 
 
 class Block(Value):
@@ -109,7 +111,11 @@ def grids(comparison: Comparison, *, every: bool) -> Iterator[Grid]:
         lines = tuple(_grid_row(row, part, two=two) for row in shown[:MOST_ROWS])
         summary = counted(same, deciding, "differ") if rows else "none"
         yield Grid(
-            label=LABELS[part], summary=summary, rows=lines, apart=frozenset(word(row.name) for row in apart)
+            label=LABELS[part],
+            summary=summary,
+            rows=lines,
+            apart=frozenset(word(row.name) for row in apart),
+            courses={word(row.name): row.courses for row in shown if row.courses},
         )
 
 
