@@ -1,13 +1,14 @@
 """Whether a run that is asked for has completed already, so that it need not be done again.
 
 A wrong answer is worse than none: a run is reused only where all that is known of its making is equal, and
-nothing is part of it that no record holds (values of `-e`, the shared folder, an environment that is to be
-made anew).
+nothing is part of it that no record holds (values of `-e`, variables of the caller, the shared folder, an
+environment that is to be made anew).
 """
 
 from __future__ import annotations
 
 import os
+import re
 
 from aml_jupyter import artifacts, demands, experiment, runs
 from aml_jupyter.artifacts.store import check_key
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 # runs of the same code that are looked at, newest first; bytes of a Python file that is searched
 MOST, LARGEST_CODE = 100, 4 << 20
+# where code reads variables, and which, where it says so
+_ENVIRONMENT = re.compile(rb"\b(?:environb?|getenvb?)\b")
+_NAMED = re.compile(
+    rb"""\b(?:environ(?:\.get|\.setdefault|\.pop)?\s*[\[(]|getenv\s*\()\s*[rbu]?["']([A-Za-z_]\w*)["']"""
+)
+_OURS = (b"AML_", b"AZUREML_", b"MLFLOW_")
 # options that ask for something new
 ANEW = ("relock", "no_cache")
 # of what a target is told: names and files do not change what a run does
@@ -56,10 +63,8 @@ def look(request: Request, project: Project | None) -> Answer:
     if why := _unknown(planned):
         return Answer(directory=None, why=why)
     snapshot = take_snapshot(planned, Store(home + "/snapshots"))
-    if planned.share is not None and _uses_share(planned, snapshot, home):
-        return Answer(
-            directory=None, why="its code uses the shared folder, which may hold something else now"
-        )
+    if why := _reads_elsewhere(planned, snapshot, home):
+        return Answer(directory=None, why=why)
     with runs.History(home) as history:
         candidates = history.completed(snapshot.id, planned.project.key)[:MOST]
     if not candidates:
@@ -89,19 +94,40 @@ def _unknown(planned: Plan) -> str:
     return ""
 
 
-def _uses_share(planned: Plan, snapshot: Snapshot, home: str) -> bool:
+def _reads_elsewhere(planned: Plan, snapshot: Snapshot, home: str) -> str:
+    """What the code seems to read that no record holds; empty for nothing."""
     from aml_jupyter.share import IN_CONTAINER, VARIABLE
-    from aml_jupyter.snapshot import Store
 
     words = (VARIABLE.encode(), IN_CONTAINER.rstrip("/").encode())
+    known = {name.encode() for name in planned.configuration.environment_variables}
+    for text in _code(planned, snapshot, home):
+        if planned.share is not None and any(word in text for word in words):
+            return "its code uses the shared folder, which may hold something else now"
+        # a container has the variables that it is given; a process of this computer has the caller's too
+        if planned.target.kind not in demands.CONTAINERS and (name := _variable(text, known)):
+            return f"its code reads {name} of the environment, which no record holds"
+    return ""
+
+
+def _code(planned: Plan, snapshot: Snapshot, home: str) -> Iterator[bytes]:
+    from aml_jupyter.snapshot import Store
+
     store = Store(home + "/snapshots")
-    texts: Iterator[bytes] = (
-        store.read(snapshot.id, entry.path)
-        for entry in store.manifest(snapshot.id)
-        if entry.kind == "file" and entry.path.endswith(".py") and entry.size <= LARGEST_CODE
-    )
-    cell = planned.request.cell or b""
-    return any(word in cell for word in words) or any(word in text for text in texts for word in words)
+    if planned.request.cell is not None:
+        yield planned.request.cell
+    for entry in store.manifest(snapshot.id):
+        if entry.kind == "file" and entry.path.endswith(".py") and entry.size <= LARGEST_CODE:
+            yield store.read(snapshot.id, entry.path)
+
+
+def _variable(text: bytes, known: set[bytes]) -> str:
+    """A variable of the caller that code reads; any of them where the code does not say which."""
+    uses = len(_ENVIRONMENT.findall(text))
+    named = _NAMED.findall(text)
+    if uses > len(named):
+        return "variables"
+    unknown = [name for name in named if name not in known and not name.startswith(_OURS)]
+    return unknown[0].decode() if unknown else ""
 
 
 def _wanted(planned: Plan, snapshot: Snapshot, home: str) -> dict[str, Any]:

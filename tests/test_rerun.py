@@ -118,14 +118,25 @@ def test_a_cell_is_repeated_with_the_values_that_were_sent_to_it(project: Path) 
     assert other.read("outputs/x") == b"([1, 2], 4)"
 
 
-def test_a_run_is_repeated_on_another_target(project: Path) -> None:
+def test_a_run_is_repeated_on_another_target_with_its_configuration(project: Path) -> None:
     (project / "aml_config").mkdir()
     (project / "aml_config/other.compute").write_text("type: local\n")
-    first = trained()
-    # the target is not in the snapshot's configuration, and the project may lose it
-    found = first.rerun("other", verify=True)
-    assert found.same
-    assert aml_jupyter.run(found.rerun).record.target == "other"
+    (project / "aml_config/mine.runconfig").write_text(
+        "Target: local\nEnvironmentVariables:\n  SHIFT: '0.25'\nFramework: Python\n"
+    )
+    first = trained(target="mine")
+    (project / "aml_config/new.compute").write_text("type: local\n")
+    (project / "aml_config/other.compute").unlink()
+    (project / "aml_config/mine.runconfig").unlink()
+    # one target is the snapshot's, the other has come since
+    for target in ("other", "new"):
+        found = first.rerun(target, verify=True)
+        assert found.same, found
+        record = aml_jupyter.run(found.rerun).record
+        assert (record.target, record.run_configuration) == (target, "mine")
+    with pytest.raises(AmlError) as refused:
+        first.rerun("nowhere")
+    assert refused.value.code == "target.unknown"
 
 
 def test_a_run_whose_request_is_gone_cannot_be_repeated(project: Path, home: str) -> None:
@@ -139,7 +150,7 @@ def test_a_run_whose_request_is_gone_cannot_be_repeated(project: Path, home: str
 # ---- not needed
 
 
-def test_a_run_that_completed_is_not_done_again(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_completed_is_not_done_again(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "local", "train.py", "-p", "rate=0.5", "--needed", "--json"]
     assert cli.main(words) == 0
     first = json.loads(capsys.readouterr().out)
@@ -149,13 +160,23 @@ def test_a_run_that_completed_is_not_done_again(project: Path, capsys: pytest.Ca
     assert (second["run_id"], second["reused"]) == (first["run_id"], True)
 
 
+PLAIN = TRAIN.replace(' + float(os.environ.get("SHIFT", 0))', "")
+
+
+@pytest.fixture
+def plain(project: Path) -> Path:
+    """A project whose code reads nothing that no record holds."""
+    (project / "train.py").write_text(PLAIN)
+    return project
+
+
 def _needed(home: str, **changes: object) -> str:
     """Why a run like the trained one is needed; empty when it is not."""
     fields = {"script": "train.py", "params": {"rate": 0.5}, **changes}
     return reuse.look(Request(**fields), None).why  # type: ignore[arg-type]
 
 
-def test_whatever_differs_has_it_run(project: Path, home: str) -> None:
+def test_whatever_differs_has_it_run(plain: Path, home: str) -> None:
     first = trained()
     assert _needed(home) == ""
     assert "arguments" in _needed(home, params={"rate": 0.6})
@@ -164,41 +185,65 @@ def test_whatever_differs_has_it_run(project: Path, home: str) -> None:
     assert "inputs" in _needed(home, given={"model": f"{first.id}:model.txt"})
     cell: dict[str, object] = {"script": None, "cell": b"print(1)", "params": {}}
     assert _needed(home, **cell)
-    (project / "new.py").write_text("")
+    (plain / "new.py").write_text("")
     assert "no run of this code" in _needed(home)
 
 
-def test_a_run_is_needed_when_the_outputs_of_the_last_one_are_gone(project: Path, home: str) -> None:
+def test_a_run_is_needed_when_the_outputs_of_the_last_one_are_gone(plain: Path, home: str) -> None:
     first = trained()
     item = artifacts.find(runs.find(first.id, home), "model.txt")
     os.unlink(f"{home}/artifacts/{item.key}")
     assert "gone" in _needed(home)
 
 
-def test_code_that_uses_the_share_is_always_run(project: Path, home: str) -> None:
-    (project / "extra.py").write_text("import os; os.environ['AZUREML_NATIVE_SHARE_DIRECTORY']")
+def test_code_that_uses_the_share_is_always_run(plain: Path, home: str) -> None:
+    (plain / "extra.py").write_text("import os; os.environ['AZUREML_NATIVE_SHARE_DIRECTORY']")
     trained()
     assert "shared folder" in _needed(home)
 
 
-def test_a_run_with_values_that_no_record_holds_stands_for_no_other(project: Path, home: str) -> None:
+def test_a_run_with_values_that_no_record_holds_stands_for_no_other(plain: Path, home: str) -> None:
     trained(environment={"SHIFT": "1"})
     assert "no record holds" in _needed(home)
 
 
-def test_a_failed_run_stands_for_no_other(project: Path, home: str) -> None:
-    (project / "train.py").write_text("raise SystemExit(1)")
+def test_a_failed_run_stands_for_no_other(plain: Path, home: str) -> None:
+    (plain / "train.py").write_text("raise SystemExit(1)")
     Run(experiment.submit(Request(script="train.py", params={"rate": 0.5}))).wait(120)
     assert "no run of this code" in _needed(home)
 
 
-def test_a_cell_with_other_values_is_needed(project: Path, home: str) -> None:
+def test_a_cell_with_other_values_is_needed(plain: Path, home: str) -> None:
     def why(value: object) -> str:
         return reuse.look(Request(cell=b"print(x)", inputs={"x": value}), None).why
 
     ended(Request(cell=b"print(x)", inputs={"x": [1, 2]}))
     assert why([1, 2]) == ""
     assert "values" in why([1, 3])
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("import os; os.environ['RATE']", "RATE"),
+        ('import os; os.environ.get("RATE", 1)', "RATE"),
+        ("from os import getenv; getenv('RATE')", "variables"),
+        ("import os; everything = dict(os.environ)", "variables"),
+        ("import os; os.environ['AML_INPUT_MODEL']; os.environ['AZUREML_RUN_ID']", ""),
+        ("import os; os.environ['SHIFT']", ""),  # the run configuration gives it
+    ],
+)
+def test_code_that_reads_variables_of_the_caller_is_always_run(
+    plain: Path, home: str, line: str, why: str
+) -> None:
+    (plain / "aml_config").mkdir()
+    (plain / "aml_config/mine.runconfig").write_text(
+        "Target: local\nEnvironmentVariables:\n  SHIFT: '1'\nFramework: Python\n"
+    )
+    (plain / "extra.py").write_text(line)
+    trained(target="mine")
+    found = _needed(home, target="mine")
+    assert (why in found) if why else not found
 
 
 # ---- lineage

@@ -57,8 +57,8 @@ def plan_again(request: Request) -> Plan:
     check_environment({**request.environment, **request.secrets})
     check_params(request.params)
     project = project_of(record)
-    # another target has to be asked for; its own name asks for nothing
-    if request.compute not in (None, record.target):
+    # a target that is named is looked up, its own name too: that is how one gets another interpreter
+    if request.compute is not None:
         planned = _elsewhere(request, source, record, asked, project)
     else:
         planned = _at_its_target(request, source, record, asked, project)
@@ -181,7 +181,7 @@ def _at_its_target(
         raise TargetUnavailable(
             f"the interpreter of {record.run_id}, {python}, is not there any more",
             code="target.python_missing",
-            hint=f"Run it with another one: aml rerun {record.run_id} -t TARGET",
+            hint=f"Run it with the one that the target has now: aml rerun {record.run_id} -t {record.target}",
         )
     environment = _variables(asked)
     configuration = RunConfiguration(
@@ -335,9 +335,11 @@ def _elsewhere(
         from_run=record.run_id, rerun_of=None, compute=None, target=name, arguments=words, resources={}
     )
     last: AmlError | None = None
+    configuration = _configuration_then(record, asked)
     for root in _configurations(record):
+        then = _Then(**{**project.as_dict(), "root": root, "configuration": configuration})
         try:
-            planned = planning.plan(request, project.replace(root=root))
+            planned = planning.plan(request, then)
             break
         except ConfigError as error:
             if error.code != "target.unknown":
@@ -355,6 +357,37 @@ def _elsewhere(
         project=project,
         dependencies=wanted,
         repeats=source,
+    )
+
+
+class _Then(Project):
+    """A project in which every target is run with the run configuration that a run had."""
+
+    configuration: RunConfiguration | None = None
+
+    def resolve(self, name: str, compute: str | None = None) -> tuple[RunConfiguration, Target]:
+        """The run configuration of the run and the target that TARGET means."""
+        _, target = super().resolve(name, compute)
+        assert self.configuration is not None
+        return self.configuration.replace(target=target.name), target
+
+
+def _configuration_then(record: Record, asked: Mapping[str, Any]) -> RunConfiguration:
+    """The run configuration of a run as far as it does not depend on the target."""
+    found = RunConfiguration(
+        name=record.run_configuration,
+        target=record.target,
+        environment_variables=_variables(asked),
+        framework=record.framework,
+    )
+    kept = project_of(record).replace(root=configuration_of(record))
+    try:
+        written = kept.run_configuration(record.run_configuration)
+    except ConfigError:  # there was none, or it was left out of the snapshot
+        return found
+    return found.replace(
+        conda_dependencies_file=written.conda_dependencies_file,
+        spark_dependencies_file=written.spark_dependencies_file,
     )
 
 
