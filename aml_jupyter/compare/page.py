@@ -91,8 +91,9 @@ def _grid_row(row: Sequence[str], grid: Grid, *, runs: int) -> str:
     cells = [_cell("th", row[0], f"{_MUTED};font-weight:400")]
     cells += [_cell("td", one, f"{_MONO};font-weight:{600 if apart else 400}") for one in row[1 : runs + 1]]
     cells += [_cell("td", one, f"{_MUTED};font-size:12px") for one in row[runs + 1 :]]
-    if row[0] in grid.courses:
-        cells.append(f'<td style="padding:1px 0;border:0">{_lines(grid.courses[row[0]], row[0])}</td>')
+    if grid.courses:
+        lines = _lines(grid.courses[row[0]], row[0]) if row[0] in grid.courses else ""
+        cells.append(f'<td style="padding:1px 0;border:0">{lines}</td>')
     return f'<tr style="{shade}">{"".join(cells)}</tr>'
 
 
