@@ -57,7 +57,23 @@ def translate(words: Sequence[str]) -> list[str] | None:
         return None
     if group == "execute":
         rest = ["submit", *(rest[1:] if rest[:1] == ["start"] else rest)]
+    if GROUPS[group] != "history" and rest[:1] != ["submit"]:
+        rest = _without_output(rest)
     return [GROUPS[group], *rest]
+
+
+def _without_output(words: Sequence[str]) -> list[str]:
+    """Words without `-o FORM`, which every command of the Azure CLI has; JSON is asked for by `--json`."""
+    found: list[str] = []
+    waiting = iter(words)
+    for word in waiting:
+        option, equals, form = word.partition("=")
+        if option in ("-o", "--output"):
+            form = form if equals else next(waiting, "")
+            found += ["--json"] * (form in ("json", "jsonc"))
+        else:
+            found.append(word)
+    return found
 
 
 def _real(words: Sequence[str]) -> int:

@@ -58,7 +58,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "secret": ("secrets", "keep a secret for runs in the keyring: set, forget"),
     "config": ("configuration", "show where everything is; set, get, unset, list settings"),
     "exec": ("program", "run a program for which `az ml` is aml"),
-    "experiment": ("submit", "submit, prepare, cancel, status: the names of az ml experiment"),
+    "experiment": ("workbench", "submit, prepare, cancel, status, ...: the names of az ml experiment"),
     "history": ("run_history", "list, info, last, compare, download, promote: the names of az ml history"),
     "computetarget": ("configuration", "attach, detach, list: the names of az ml computetarget"),
     "runconfiguration": ("configuration", "create, list: the names of az ml runconfiguration"),
@@ -171,6 +171,19 @@ def execute(arguments: Sequence[str], screen: Screen, *, prog: str = "aml") -> i
     # only now is it known whose word it was
     screen.as_json = getattr(options, "json", False)
     status: int = do(options, screen)
+    return status
+
+
+def as_verb(verb: str, words: Sequence[str], options: argparse.Namespace, screen: Screen, **more: Any) -> int:
+    """Do what a verb does with these words, as another verb with its `options`; `more` are options of it.
+
+    What the other verb was told of JSON, the project and overwriting holds.
+    """
+    parser, do = build(verb)
+    found = parser.parse_args(list(words))
+    told = {name: value for name, value in vars(options).items() if name in ("json", "project", "overwrite")}
+    vars(found).update({**told, **more, "after": []})
+    status: int = do(found, screen)
     return status
 
 

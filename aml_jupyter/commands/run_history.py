@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from aml_jupyter import runs
-from aml_jupyter.commands import add_json
+from aml_jupyter.commands import add_json, as_verb
 from aml_jupyter.commands.submit import project_of
 from aml_jupyter.commands.watch import find_run
 from aml_jupyter.config import aml_home
@@ -196,17 +196,12 @@ def _compare(options: Namespace, screen: Screen) -> int:
 
 
 def _download(options: Namespace, screen: Screen) -> int:
-    from aml_jupyter.commands import files
-
-    options.path = options.artifact
-    return files.do_get(options, screen)
+    return as_verb("get", [options.run], options, screen, path=options.artifact, dest=options.dest)
 
 
 def _promote(options: Namespace, screen: Screen) -> int:
-    from aml_jupyter.commands import assets
-
-    options.path, options.note = options.artifact, ""
-    return assets.do_promote(options, screen)
+    words = [options.run, options.artifact]
+    return as_verb("promote", words, options, screen, name=options.name)
 
 
 def _print(found: Any, options: Namespace, screen: Screen) -> int:

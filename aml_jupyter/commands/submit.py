@@ -1,4 +1,4 @@
-"""`aml run` and `aml experiment`: start runs."""
+"""`aml run`: start runs; what every other way to submit shares with it."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
     if options.dry_run or options.prepare_only:
         return without_run(request, project, options, screen)
     _warn_of_secrets(request.arguments, screen)
-    if getattr(options, "needed", False) and not wants_queue(options):
+    if getattr(options, "needed", False) and not options.sweep:
         from aml_jupyter.commands.needed import completed, show_completed
 
         if found := completed(request, project, options, screen):
@@ -269,78 +269,3 @@ def _warn_of_secrets(arguments: Sequence[str], screen: Screen) -> None:
                 f"aml: arguments are kept with the run, {name} as well:"
                 " give it with -e NAME=VALUE, which is written nowhere"
             )
-
-
-def arguments_experiment(parser: ArgumentParser) -> None:
-    """`aml experiment submit -c NAME script.py args`, `prepare -c NAME`, `cancel -r RUN`, `status -r RUN`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="submit|prepare|cancel|status")
-    submit = actions.add_parser("submit", help="run a script; everything behind it belongs to it")
-    _add_2018(submit)
-    add = submit.add_argument
-    add("-a", "--async", dest="detach", action="store_true", help="do not wait")
-    add("--wait", dest="detach", action="store_false", help="wait, which it does unless told otherwise")
-    add("--prepare", action="store_true", help="make the environment first, whatever PrepareEnvironment says")
-    add("words", nargs="...", metavar="script args", help="everything behind the script belongs to it")
-    prepare = actions.add_parser("prepare", help="make the environment of a run configuration ready")
-    _add_2018(prepare)
-    prepare.add_argument("--wait", action="store_true", help="it always does")
-    add_environment_options(prepare)
-    for name, does in (("cancel", "end a run"), ("status", "everything that is known of one run")):
-        action = actions.add_parser(name, help=does)
-        action.add_argument("-r", "--run", required=True, metavar="RUN", help="which one")
-        action.add_argument("-t", "--target", dest="compute", metavar="NAME", help="not needed any more")
-        action.add_argument("-p", "--project", metavar="DIR", help="not needed any more")
-        add_json(action)
-
-
-def _add_2018(parser: ArgumentParser) -> None:
-    add = parser.add_argument
-    add("-c", "--run-configuration", dest="target", default="local", metavar="NAME", help="local unless said")
-    add("-t", "--target", dest="compute", metavar="NAME",
-        help="another compute target than the run configuration's")  # fmt: skip
-    add("-p", "--project", metavar="DIR", help="the project; found from the working folder unless said")
-    add_json(parser)
-
-
-def do_experiment(options: Namespace, screen: Screen) -> int:
-    """The names of 2018 for run, stop and show."""
-    if options.action == "submit":
-        return _submit_2018(options, screen)
-    if options.action == "prepare":
-        return _prepare_2018(options, screen)
-    from aml_jupyter.commands import history, watch
-
-    if options.action == "cancel":
-        options.runs, options.kill = [options.run], False
-        return watch.do_stop(options, screen)
-    options.run_reference = options.run
-    return history.do_show(options, screen)
-
-
-def _submit_2018(options: Namespace, screen: Screen) -> int:
-    from aml_jupyter.experiment import Request
-
-    words = options.words[1:] if options.words[:1] == ["--"] else options.words
-    script, arguments = words[:1], words[1:]
-    if arguments[:1] == ["--"]:  # as one who knows `aml run` writes it
-        arguments = arguments[1:]
-    request = Request(
-        target=options.target,
-        compute=options.compute,
-        script=script[0] if script else None,
-        arguments=tuple(arguments),
-    )
-    if options.prepare:
-        from aml_jupyter import experiment
-
-        experiment.prepare(request, project_of(options), screen.progress)
-    options.dry_run, options.quiet, options.raise_error, options.prepare_only = False, False, True, False
-    return submit_and_follow(request, project_of(options), options, screen)
-
-
-def _prepare_2018(options: Namespace, screen: Screen) -> int:
-    from aml_jupyter.commands.prepare import prepare
-    from aml_jupyter.experiment import Request
-
-    request = Request(target=options.target, compute=options.compute, resources=resources_of(options))
-    return prepare(request, project_of(options), screen, as_json=options.json)

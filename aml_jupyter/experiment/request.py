@@ -24,7 +24,7 @@ class Request(Value):
     `timeout` in seconds; `warnings` are what the front door has to remark already; `resources` are what the
     run may use of its target (`cpus`, `memory`, `gpus`, `image`, ...).
     `given` are files of earlier runs by name (`RUN:PATH`, `asset:NAME`); `rerun_of` is a run that is
-    repeated: what it was asked for counts, but for what is named here.
+    repeated: what it was asked for counts, but for what is named here.  A `hidden` run is in no list.
     """
 
     target: str = "local"
@@ -52,6 +52,7 @@ class Request(Value):
     resources: Mapping[str, object] = {}
     given: Mapping[str, str] = {}
     rerun_of: str | None = None
+    hidden: bool = False
 
 
 class Plan(Value):

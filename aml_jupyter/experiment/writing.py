@@ -94,8 +94,11 @@ def write(planned: Plan, directory: RunDirectory | None = None) -> RunDirectory:
         planned = _with_links(planned, directory, snapshot, home)
         _write_job(planned, directory, snapshot, home)
         record = _record(planned, directory, snapshot, snapshot_seconds=spent)
-        if request.name or request.tags or request.message:
-            runs.set_labels(directory, name=request.name, tags=request.tags, note=request.message)
+        if request.name or request.tags or request.message or request.hidden:
+            hidden = request.hidden or None
+            runs.set_labels(
+                directory, name=request.name, tags=request.tags, note=request.message, hidden=hidden
+            )
         runs.write_record(directory, record)
     except BaseException:
         runs.discard(directory)
