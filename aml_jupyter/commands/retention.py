@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 DAMAGED = 5
 # seconds that a removal waits for somebody who stores runs
 STORE_PATIENCE = 5.0
+# seconds after which it is told that a store is being waited for
+TOLD_AFTER = 2.0
 
 
 def arguments_rm(parser: ArgumentParser) -> None:
@@ -64,11 +66,27 @@ def do_rm(options: Namespace, screen: Screen) -> int:
     if options.json:
         screen.json([directory.run_id for directory in found])
     if options.now:
-        _tell_stores(retention.remote.clear(aml_home(), patience=STORE_PATIENCE), screen)
+        _tell_stores(_clear(aml_home(), screen, thorough=False), screen)
     elif not options.json:
         words = found[0].run_id if len(found) == 1 else "RUN"
         screen.remark(f"aml: in the trash; aml undelete {words} brings it back")
     return 0
+
+
+def _clear(home: str, screen: Screen, *, thorough: bool) -> Cleared:
+    """Remove in stores what was removed here; says so when that takes a while."""
+    from threading import Timer
+
+    from aml_jupyter.retention import remote
+
+    words = "aml: removing in the store what was removed here; an interrupt leaves it to the next aml gc"
+    timer = Timer(TOLD_AFTER, lambda: screen.progress(words))
+    timer.daemon = True
+    timer.start()
+    try:
+        return remote.clear(home, patience=STORE_PATIENCE, thorough=thorough)
+    finally:
+        timer.cancel()
 
 
 def _tell_stores(cleared: Cleared, screen: Screen) -> None:
@@ -176,7 +194,7 @@ def do_gc(options: Namespace, screen: Screen) -> int:
     dropped = _dropped(options, home)
     age = -1.0 if options.empty_trash else policy.trash_age()
     freed = retention.collect_garbage(home, dry_run=options.dry_run, trash_age=age)
-    cleared = _cleared(options, home)
+    cleared = _cleared(options, home, screen)
     if options.json:
         screen.json(_gc_json(options, choice, swept, freed, dropped, cleared))
         return 0
@@ -204,14 +222,14 @@ def _dropped(options: Namespace, home: str) -> list[Dropped]:
     )
 
 
-def _cleared(options: Namespace, home: str) -> Cleared:
+def _cleared(options: Namespace, home: str, screen: Screen) -> Cleared:
     from aml_jupyter.retention import remote
 
     if options.dry_run:
         return remote.Cleared(
             waiting=tuple((one.run_id, one.error or "not tried yet") for one in remote.tombstones(home))
         )
-    return remote.clear(home, patience=STORE_PATIENCE, thorough=True)
+    return _clear(home, screen, thorough=True)
 
 
 def _removal(now: bool) -> Callable[[RunDirectory, str], object]:

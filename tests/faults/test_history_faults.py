@@ -36,9 +36,11 @@ def command(program: str, *arguments: str) -> list[str]:
     return [sys.executable, "-S", "-E", "-s", "-B", "-c", PROLOGUE + textwrap.dedent(program), *arguments]
 
 
-def kill_points(argv: list[str], below: str, trace: Path) -> list[tuple[str, int]]:
+def kill_points(
+    argv: list[str], below: str, trace: Path, calls: tuple[str, ...] = CALLS
+) -> list[tuple[str, int]]:
     """(call, how many of it) for every call that changes or opens something below a folder."""
-    traced = ["strace", "-y", "-s", "4096", "-o", str(trace), "-e", f"trace=?{',?'.join(CALLS)}"]
+    traced = ["strace", "-y", "-s", "4096", "-o", str(trace), "-e", f"trace=?{',?'.join(calls)}"]
     subprocess.run([*traced, *argv], check=True, timeout=60)
     seen: Counter[str] = Counter()
     points = []
@@ -59,12 +61,14 @@ def killed_at(argv: list[str], call: str, number: int) -> bool:
     return done.returncode != 0
 
 
-def sweep(program: str, make: object, home: str, tmp_path: Path) -> list[RunDirectory]:
+def sweep(
+    program: str, make: object, home: str, tmp_path: Path, *, calls: tuple[str, ...] = CALLS
+) -> list[RunDirectory]:
     """Each kill point on a run of its own; the runs."""
     need("strace")
     assert callable(make)
     rehearsal: RunDirectory = make()
-    points = kill_points(command(program, rehearsal.path), home, tmp_path / "trace")
+    points = kill_points(command(program, rehearsal.path), home, tmp_path / "trace", calls)
     assert points
     swept = []
     killed = 0

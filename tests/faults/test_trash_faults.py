@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from aml_jupyter import artifacts, retention, runs
+from aml_jupyter import artifacts, pushing, retention, runs, syncing
 from aml_jupyter.runs import History, RunDirectory, trash
-from tests.faults.test_history_faults import sweep
+from tests.faults.test_history_faults import CALLS, sweep
 from tests.faults.test_history_rows import disk, fill  # noqa: F401 - a fixture
 from tests.made_runs import finished
 from tests.test_trash import with_artifacts
 
+MOVES = tuple(call for call in CALLS if call.startswith(("rename", "link", "unlink", "rmdir")))
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 
@@ -109,6 +110,40 @@ def test_H1_a_removal_from_the_trash_killed_at_any_call_is_finished_by_the_next_
     assert os.listdir(home + "/ids") == [kept.run_id]
     for folder in ("artifacts/ExperimentRun", "moved"):
         assert os.listdir(f"{home}/trash/{folder}") == []
+
+
+def test_A14_a_removal_in_the_store_killed_at_any_call_leaves_no_run_without_its_copy_and_no_copy(
+    home: str, tmp_path: Path
+) -> None:
+    """Here it is whole and so is its copy; or it is gone here, and the next collection has it gone there."""
+    team = tmp_path / "team"
+    team.mkdir()
+    program = """
+        from aml_jupyter import retention
+        retention.remove_now(directory)
+        retention.remote.clear(directory.home)
+    """
+
+    def make() -> RunDirectory:
+        directory = labelled(home)
+        assert pushing.push(directory, f"folder://{team}").state == "stored"
+        return directory
+
+    # what is renamed, linked and removed is what can be left half done
+    for directory in sweep(program, make, str(tmp_path), tmp_path, calls=MOVES):
+        copy = [one for one in team.rglob("*") if directory.run_id in str(one) and one.is_file()]
+        if os.path.exists(directory.run_json):
+            is_whole(directory)
+            retention.remote.clear(home)  # a note of a run that is here is no order
+            assert copy == [one for one in copy if one.exists()]
+            assert len(copy) > 5
+            retention.remove_now(directory)
+        retention.remote.clear(home)
+        assert not os.path.exists(directory.path)
+        left = [one for one in team.rglob("*") if directory.run_id in str(one) and one.is_file()]
+        assert left == []
+        assert syncing.sync(home, f"folder://{team}").pulled == ()
+    assert list(retention.remote.tombstones(home)) == []
 
 
 @pytest.mark.root
