@@ -143,6 +143,32 @@ def write_cell(
     return sent
 
 
+def share_values(job: str, other: str) -> None:
+    """Give the values that travel with the cell of one job to another job, which has the cell without them.
+
+    Their files are one file with two names: nothing of a run changes them, and a thousand trials of a sweep
+    with a large table take the room of one.
+    """
+    import json
+
+    from aml_jupyter.confined import copy_fd, read_bounded
+
+    asked = json.loads(read_bounded(job + "/cell.json", LARGEST_ASKED))
+    changed = json.loads(read_bounded(other + "/cell.json", LARGEST_ASKED))
+    changed["inputs"] = asked["inputs"]
+    os.makedirs(other + "/inputs", mode=0o700, exist_ok=True)
+    for name in {str(one["file"]) for one in asked["inputs"]}:
+        try:
+            os.link(f"{job}/inputs/{name}", f"{other}/inputs/{name}")
+        except OSError:  # a file system without them, or no more of them: a copy
+            with (
+                open(f"{job}/inputs/{name}", "rb") as source,
+                open(f"{other}/inputs/{name}", "wb", opener=_private) as destination,
+            ):
+                copy_fd(source.fileno(), destination.fileno())
+    _write(other + "/cell.json", json.dumps(changed).encode("ascii"))
+
+
 def outputs_of(job: str) -> tuple[str, ...]:
     """The names that a cell's `--out` asked for, as its job keeps them; none for a script."""
     import json

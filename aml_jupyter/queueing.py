@@ -497,6 +497,8 @@ def resume(directory: RunDirectory, record: Record, secrets: Mapping[str, str]) 
         return False
     if not secrets:
         return ensure_worker(home)
+    # whoever asks from now on is told that it waits for its turn; the worker knows whether it is enough
+    set_waits(home, entry.run_id, "")
     hand_over(home, entry.runs if entry.run_id == directory.run_id else [directory.run_id], secrets)
     return True
 

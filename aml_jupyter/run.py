@@ -402,12 +402,12 @@ def submit(
     queue = options.pop("queue", False)
     needed = options.pop("needed", False)
     request = _request("submit", target, script, arguments, options)
+    if needed and not several and (done := _completed(request, find_project(project))):
+        return done
     if queue:
         from aml_jupyter.experiment.queued import enqueue
 
         return Run(enqueue(request, find_project(project)))
-    if needed and not several and (done := _completed(request, find_project(project))):
-        return done
     if several:
         from aml_jupyter import portability
 
@@ -488,12 +488,14 @@ def sweep(  # noqa: PLR0913 - what a line of a notebook can say of a sweep
     metric: str = "",
     fail_fast: bool = False,
     queue: bool = False,
+    needed: bool = False,
     **options: Any,
 ) -> Sweep:
     """Start a run for each combination of values of `params`, and return at once: a Sweep.
 
     `params` is such as `{"lr": [0.1, 0.01], "depth": range(1, 5), "rate": "0.1..1.0:0.1"}`; `jobs` trials go
-    on at a time, without this process; `metric` (`accuracy`, `loss:min`) says which trial is best.
+    on at a time, without this process; `metric` (`accuracy`, `loss:min`) says which trial is best;
+    with `needed` a run that has completed with the same code and values is a trial without being run again.
     `options` are those of `submit`, with `cell="..."` for Python source.  Raises AmlError for what cannot be
     run; nothing is left of it then.
     """
@@ -512,7 +514,14 @@ def sweep(  # noqa: PLR0913 - what a line of a notebook can say of a sweep
         queue=queue,
     )
     request = _request("sweep", target, script, arguments, options)
-    return Sweep(sweeps.submit(request, asked, find_project(project)))
+    found = find_project(project)
+
+    def completed(one: Request) -> RunDirectory | None:
+        from aml_jupyter import reuse
+
+        return reuse.look(one, found).directory
+
+    return Sweep(sweeps.submit(request, asked, found, completed if needed else None))
 
 
 def table(

@@ -233,8 +233,8 @@ class Item:
     def _discard(self, run_id: str) -> None:
         """Take back what a killed maker left of a run: nobody was told of it."""
         directory = runs.at(self.home, run_id)
-        if directory is None:
-            return
+        if directory is None or runs.load_record(directory).status != "Queued":
+            return  # never whole, or no run of this maker's
         if queueing.end_unstarted(directory):
             runs.discard(directory)
 

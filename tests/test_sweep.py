@@ -329,6 +329,37 @@ def test_python_takes_ranges_arrays_and_single_values(project: Path) -> None:
     assert [one.values for one in found] == [(0, 1, 2), (0.5, 1.5), (7,), (1, 2)]
 
 
+def test_what_travels_along_is_kept_once_for_all_trials(project: Path) -> None:
+    cell = "assert len(frame) == 100_000\nopen('outputs/sum', 'w').write(str(sum(frame) + rate))"
+    frame = list(range(100_000))
+    parent = sweep.submit(
+        Request(cell=cell.encode(), inputs={"frame": frame}), Asked(axes=(axes.parse("rate=1..3"),), jobs=3)
+    )
+    trials = Sweep(parent).wait().trials
+    assert [one.read("outputs/sum") for one in trials] == [b"4999950001", b"4999950002", b"4999950003"]
+    files = [next(Path(one._directory.job, "inputs").iterdir()) for one in trials]
+    assert len({(one.name, one.stat().st_ino) for one in files}) == 1
+
+
+def test_what_has_completed_is_not_run_again_where_that_is_asked_for(project: Path) -> None:
+    (project / "gate.py").unlink()  # what is in the share may have changed: nothing is reused then
+    (project / "train.py").write_text("import sys, aml_run; aml_run.log('a', float(sys.argv[1][7:]))")
+    first = Sweep(submit("rate=1,2")).wait()
+    words = ("run", "local", "train.py", "--sweep", "rate=1..3", "--needed", "--metric", "a")
+    second = data(*words)
+    trials = second["sweep"]["trials"]
+    assert [one["reused"] for one in trials] == [True, True, False]
+    assert [one["run_id"] for one in trials[:2]] == [one.id for one in first.trials]
+    assert (second["status"], second["metrics"]) == ("Completed", {"trials": 3, "completed": 3, "best.a": 3})
+    third = aml(*words)
+    assert "3 trials: 3 completed; best a 3" in third.stdout
+    assert "Completed before" in third.stdout
+    assert third.returncode == 0
+    (project / "train.py").write_text("print('other code')")
+    assert "--needed: trials are run: no run of this code has completed" in aml(*words).stderr
+    assert queueing.is_empty(first._directory.home)
+
+
 # ---- how that is shown
 
 

@@ -14,7 +14,7 @@ from aml_jupyter.sweep.table import Table, Trials
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from aml_jupyter.commands.screen import Screen
     from aml_jupyter.config import Project
@@ -40,6 +40,27 @@ def asked_of(options: Namespace) -> Asked:
     )
 
 
+def completed_by(
+    options: Namespace, project: Project, tell: Callable[[str], None]
+) -> Callable[[Request], RunDirectory | None] | None:
+    """What finds runs that make trials unnecessary, where `--needed` asks for it; tells why it finds none."""
+    if not getattr(options, "needed", False):
+        return None
+    from aml_jupyter import reuse
+
+    told: list[str] = []
+
+    def completed(request: Request) -> RunDirectory | None:
+        answer = reuse.look(request, project)
+        if answer.directory is None and not told and not options.quiet:
+            # once: for a hundred trials it is mostly the same
+            told.append(answer.why)
+            tell(f"aml: --needed: trials are run: {answer.why}")
+        return answer.directory
+
+    return completed
+
+
 def check_alone(options: Namespace) -> None:
     """Refuse options of a sweep where there is none.  Raises UsageError."""
     given = {
@@ -60,7 +81,7 @@ def submit_and_follow(request: Request, project: Project, options: Namespace, sc
     """Start a sweep, or put a run into the queue; unless detached follow the sweep to its end."""
     if not options.sweep:
         return _enqueue(request, project, options, screen)
-    parent = sweep.submit(request, asked_of(options), project)
+    parent = sweep.submit(request, asked_of(options), project, completed_by(options, project, screen.remark))
     table = Trials(parent).look()
     if options.detach or options.queue:
         return _tell_detached(parent, table, options, screen)

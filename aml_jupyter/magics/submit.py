@@ -184,7 +184,7 @@ def _submit(page: Page, options: Namespace, warnings: tuple[str, ...], **fields:
         _without_run(page, options, request, project)
         return
     experiment.ask_ahead(request, project)
-    if options.needed and not wants_queue(options):
+    if options.needed and not options.sweep:
         from aml_jupyter.magics import again
 
         if done := again.completed(page, request, project):

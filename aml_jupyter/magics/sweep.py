@@ -6,7 +6,7 @@ import contextvars
 import time
 
 from aml_jupyter import experiment, runs, sweep
-from aml_jupyter.commands.sweep import asked_of, check_alone, keep_going
+from aml_jupyter.commands.sweep import asked_of, check_alone, completed_by, keep_going
 from aml_jupyter.commands.watch import exit_status
 from aml_jupyter.errors import AmlError, RunFailed, UsageError
 from aml_jupyter.magics import submit as one_run
@@ -42,7 +42,11 @@ def submit_and_show(page: Page, options: Namespace, request: Request, project: P
             hint=f"Write what you need to outputs/, and read it from {options.run}.best",
         )
     with one_run.Interrupts() as interrupts:
-        parent = sweep.submit(request, asked_of(options), project)
+
+        def tell(text: str) -> None:
+            page.write("stdout", text + "\n")
+
+        parent = sweep.submit(request, asked_of(options), project, completed_by(options, project, tell))
         page.define({options.run: Sweep(parent)})
         shown = _Shown(page, parent, quiet=options.quiet)
         shown.show()

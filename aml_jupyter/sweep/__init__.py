@@ -13,13 +13,13 @@ import os
 
 from aml_jupyter import queueing, runs
 from aml_jupyter.errors import UsageError
-from aml_jupyter.experiment.queued import enqueue_trials
+from aml_jupyter.experiment.queued import Parent, enqueue_trials
 from aml_jupyter.frozen import Value
 from aml_jupyter.sweep.axes import Axis, trials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from aml_jupyter.config import Project
@@ -87,9 +87,15 @@ def _combinations(request: Request, asked: Asked) -> tuple[list[dict[str, Any]],
     return found, seed if asked.random is not None else None
 
 
-def submit(request: Request, asked: Asked, project: Project | None = None) -> RunDirectory:
+def submit(
+    request: Request,
+    asked: Asked,
+    project: Project | None = None,
+    completed: Callable[[Request], RunDirectory | None] | None = None,
+) -> RunDirectory:
     """Start a sweep; its parent, as soon as that exists.
 
+    `completed` finds a run that makes a trial unnecessary: that run is then the trial.
     Raises UsageError, and what `experiment.submit` raises; nothing is left then.
     """
     combinations, seed = _combinations(request, asked)
@@ -98,6 +104,9 @@ def submit(request: Request, asked: Asked, project: Project | None = None) -> Ru
         request.replace(params={**request.params, **one}, name=None, message="")
         for one in combinations
     ]
+
+    found = {number: completed(one) for number, one in enumerate(requests)} if completed else {}
+    done = {number: one for number, one in found.items() if one is not None}
 
     def parent_fields(first: Plan, directories: Sequence[RunDirectory]) -> Mapping[str, Any]:
         described = {
@@ -117,7 +126,12 @@ def submit(request: Request, asked: Asked, project: Project | None = None) -> Ru
 
     entry = queueing.Entry(run_id="", jobs=asked.jobs, direct=not asked.queue, fail_fast=asked.fail_fast)
     labelled = requests[0].replace(name=request.name, message=request.message)
-    return enqueue_trials(requests, project, entry, parent_fields, labelled)
+    parent = enqueue_trials(requests, done, project, entry, Parent(fields=parent_fields, request=labelled))
+    if len(done) == len(requests):
+        from aml_jupyter.sweep.ending import end
+
+        end(parent)
+    return parent
 
 
 def _common_arguments(first: Plan) -> tuple[str, ...]:

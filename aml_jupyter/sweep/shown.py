@@ -168,6 +168,8 @@ def _bar(table: Table) -> str:
 
 
 def _status(trial: Trial) -> str:
+    if trial.reused:
+        return f"{trial.status} before"
     return f"{trial.status} ({trial.reason})" if trial.status == "NotResponding" else trial.status
 
 

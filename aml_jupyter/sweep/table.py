@@ -23,7 +23,10 @@ REMOVED = "Removed"
 
 
 class Trial(Value):
-    """One run of a sweep; `metric` is the last value of the metric that the sweep is about."""
+    """One run of a sweep; `metric` is the last value of the metric that the sweep is about.
+
+    `reused` is whether it had completed before, and was not run again.
+    """
 
     number: int
     run_id: str
@@ -33,6 +36,7 @@ class Trial(Value):
     message: str = ""
     metric: float | None = None
     duration: float | None = None
+    reused: bool = False
 
     @property
     def ended(self) -> bool:
@@ -112,6 +116,7 @@ class Trials:
             message=str((record.error or {}).get("message", "")),
             metric=number_of(record.metrics.get(metric)) if metric else None,
             duration=record.duration,
+            reused=record.parent_run_id != self.parent.run_id,
         )
 
 

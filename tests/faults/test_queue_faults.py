@@ -255,6 +255,18 @@ def test_a_sweep_is_stopped_also_where_its_worker_was_killed(project: Path, home
     assert len(started_runs()) == 2
 
 
+def test_what_a_killed_maker_left_is_taken_back_and_no_other_run(project: Path, home: str) -> None:
+    share(go=True)
+    parent = submit("v=1,2")
+    assert experiment.wait(parent, 60).status == "Completed"
+    done = Trials(parent).look().trials[0].run_id
+    until(lambda: queueing.is_empty(home), 60)
+    queueing.add(home, queueing.Entry(run_id="never_1", trials=(done,), direct=True))
+    queueing.change(home, "never_1", maker={"pid": 1, "start_time": "0", "boot_id": "none"})
+    finish(home)
+    assert statuses(parent) == ["Completed"] * 2
+
+
 @pytest.mark.parametrize("damage", ["gone", "damaged"])
 def test_a_sweep_whose_entry_is_lost_is_continued_from_its_record(
     project: Path, home: str, damage: str
@@ -295,7 +307,7 @@ def test_K4_a_worker_killed_at_any_call_is_replaced_and_nothing_starts_twice(
     points = kill_points(command, home)
     assert experiment.wait(first, 60).status == "Completed"
     assert len(points) > 20
-    killed, tried = 0, points[:: max(1, len(points) // 24)]
+    killed, tried = 0, points[:: max(1, len(points) // 16)]
     for call, number in tried:
         parent = without_worker(home)
         killed += run_and_kill(command, call, number)
@@ -317,7 +329,7 @@ def test_S14_a_submit_killed_at_any_call_leaves_all_of_it_or_nothing(
     command = [sys.executable, "-c", code]
     subprocess.run(command, check=True, timeout=60)
     points = kill_points(command, home)
-    tried = points[:: max(1, len(points) // 24)]
+    tried = points[:: max(1, len(points) // 16)]
     killed = 0
     for call, number in tried:
         finish(home)
