@@ -11,6 +11,7 @@ import os
 import re
 
 from aml_jupyter import artifacts, assets, inputs, runs
+from aml_jupyter.artifacts.remote import fetch
 from aml_jupyter.artifacts.store import check_key
 from aml_jupyter.errors import AmlError, ArtifactError, ConfigError, UsageError
 from aml_jupyter.frozen import Value
@@ -145,6 +146,8 @@ def of_run(name: str, directory: RunDirectory, path: str) -> Given:
     found = artifacts.chosen(directory, path)
     if len(found) > MOST_FILES:
         raise ArtifactError(f"{path} of {record.run_id} has {len(found)} files", code="artifact.too_many")
+    # those of a run that came from a store may be there alone
+    fetch(directory, [item for item, _ in found])
     for item, _ in found:
         require(directory, record, item)
     alone = len(found) == 1 and found[0][0].path in (path, "outputs/" + path)
@@ -244,14 +247,10 @@ def require(directory: RunDirectory, record: Record, item: Artifact) -> None:
         why = "they were deleted" if found is None else f"there are {found.size} bytes instead of {item.size}"
     if found is not None and found.size == item.size:
         return
-    origin = record.properties.get("origin")
-    hint = (
-        f"aml get {record.run_id} {item.path} brings them from {origin}"
-        if origin
-        else f"Make them again: aml rerun {record.run_id}"
-    )
     raise ArtifactError(
-        f"{item.path} of {record.run_id}: its bytes are gone: {why}", code="input.gone", hint=hint
+        f"{item.path} of {record.run_id}: its bytes are gone: {why}",
+        code="input.gone",
+        hint=f"Make them again: aml rerun {record.run_id}",
     )
 
 
