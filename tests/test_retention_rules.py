@@ -210,3 +210,25 @@ def test_a_run_that_was_pinned_after_the_choice_stays(home: str) -> None:
     retention.collect_garbage(home)
     assert listed(home) == [first.run_id]
     assert finished(home).run_id
+
+
+def test_a_run_that_an_asset_names_stays_in_any_version_until_the_link_file_is_gone(
+    home: str, project: Path
+) -> None:
+    from tests.test_trash import with_artifacts
+
+    first, second, plain = (with_artifacts(home, project_root=str(project)) for _ in range(3))
+    for one in (first, second):
+        aml("promote", one.run_id, "outputs/model.pkl", "model")
+    aml("gc", "--keep-last", "0")
+    assert set(listed(home)) == {first.run_id, second.run_id}
+    assert trash.is_trashed(home, plain.run_id)
+    link = project / "assets/model.link"
+    text = link.read_text()
+    link.write_text(text[: len(text) // 2])
+    with pytest.raises(ConfigError) as caught:
+        aml("gc", "--keep-last", "0")
+    assert caught.value.code == "asset.invalid"
+    link.unlink()
+    aml("gc", "--keep-last", "0")
+    assert listed(home) == []

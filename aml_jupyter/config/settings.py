@@ -156,7 +156,7 @@ def _unknown(key: str) -> ConfigError:
 def _check_value(key: str, text: str) -> None:
     import re
 
-    if re.search(_CREDENTIALS, text):
+    if looks_secret(text):
         # the value itself is not repeated: it would stand in logs
         raise ConfigError(
             f"{key}: the value looks like it holds a password, key or token",
@@ -176,6 +176,13 @@ def _check_value(key: str, text: str) -> None:
             f"{key}: {text!r} is no store",
             hint="folder, folder:///PATH, azblob://CONTAINER[/PREFIX], s3://BUCKET[/PREFIX], gs://BUCKET[/PREFIX]",
         )
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text looks like it holds a password, key or token."""
+    import re
+
+    return re.search(_CREDENTIALS, text) is not None
 
 
 def store_url(project_root: str | None) -> str | None:

@@ -11,6 +11,7 @@ import os
 import time
 
 from aml_jupyter import runs
+from aml_jupyter.confined import Root
 from aml_jupyter.errors import AmlError, RunNotFound, UsageError
 from aml_jupyter.frozen import Value
 from aml_jupyter.retention.sizes import bytes_of
@@ -18,7 +19,7 @@ from aml_jupyter.runs.rows import metric_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from aml_jupyter.runs import Record, RunDirectory
 
@@ -276,7 +277,7 @@ def promoted_runs(home: str) -> set[str]:
 
     Raises ConfigError `asset.invalid` for a link file that cannot be read: who is promoted is not known then.
     """
-    from aml_jupyter import assets
+    from aml_jupyter.assets import FOLDER
     from aml_jupyter.config.identity import known_roots
 
     roots = set(known_roots(home))
@@ -285,8 +286,21 @@ def promoted_runs(home: str) -> set[str]:
             roots.add(runs.load_record(directory).project_root)
         except AmlError:  # damaged or removed at this moment
             continue
-    there = [root for root in sorted(roots) if os.path.isdir(f"{root}/{assets.FOLDER}")]
-    return {link.run_id for root in there for asset in assets.listing(root) for link in asset.versions}
+    folders = [f"{root}/{FOLDER}" for root in sorted(roots)]
+    return {run_id for folder in folders if os.path.isdir(folder) for run_id in _linked(folder)}
+
+
+def _linked(folder: str) -> Iterator[str]:
+    """The runs that the link files of a folder name."""
+    from aml_jupyter.assets import LARGEST, SUFFIX, read
+
+    with Root(folder) as root:
+        for entry in root.walk(enter=lambda _: False):
+            if entry.kind == "file" and entry.name.endswith(SUFFIX):
+                data = root.read_bytes(entry.path, LARGEST)
+                # a file of that name that is none of ours is passed over
+                if data.lstrip().startswith(b"{"):
+                    yield from (link.run_id for link in read(f"{folder}/{entry.path}", data).versions)
 
 
 class Swept(Value):
