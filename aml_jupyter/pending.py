@@ -53,7 +53,8 @@ def wanted_store(home: str, project_root: str) -> str | None:
 
     Raises ConfigError for settings that cannot be read.
     """
-    for path in (f"{project_root}/aml_config/settings.json", f"{home}/settings.json"):
+    project = [f"{project_root}/aml_config/settings.json"] if project_root else []
+    for path in (*project, f"{home}/settings.json"):
         try:
             data = read_bounded(path, 1 << 20)
         except AmlError:  # there are none, or they are told to be damaged by whoever needs them

@@ -377,7 +377,7 @@ def test_no_secret_reaches_a_store(
     (project / "aml_config").mkdir()
     (project / "aml_config/local.compute").write_text(f"type: local\npassword: {SECRET}\n")
     (project / "aml_config/local.runconfig").write_text(
-        f"Target: local\nFramework: Python\nEnvironmentVariables:\n  TOKEN: {SECRET}-configured\n"
+        f"Target: local\nFramework: Python\nEnvironmentVariables:\n  TOKEN: {SECRET}-configured\n  EPOCHS: '3'\n"
     )
     (project / ".env").write_text(f"KEY={SECRET}\n")
     monkeypatch.setenv("MY_KEY", SECRET)
@@ -393,6 +393,8 @@ def test_no_secret_reaches_a_store(
     blobs = all_files(shared)
     assert len(blobs) > 8
     # what a run configuration sets stands in the project, which the snapshot is; it stands nowhere else
+    request = json.loads(blobs[f"ExperimentRun/{directory.run_id}/.aml/job/request.json"])
+    assert request["environment"]["EPOCHS"] == "3"
     found = [name for name, data in blobs.items() if SECRET.encode() in data or SECRET in name]
     assert [name for name in found if not name.startswith("Snapshots/")] == []
     for name in found:

@@ -57,6 +57,9 @@ def plan_again(request: Request) -> Plan:
     check_environment({**request.environment, **request.secrets})
     check_params(request.params)
     project = project_of(record)
+    if request.compute is None and "origin" in record.properties:
+        # its target is that of the snapshot, by its name: interpreter, share and addresses are those of here
+        request = request.replace(compute=record.target)
     # a target that is named is looked up, its own name too: that is how one gets another interpreter
     if request.compute is not None:
         planned = _elsewhere(request, source, record, asked, project)
@@ -100,6 +103,8 @@ def _source(request: Request) -> tuple[RunDirectory, Record, dict[str, Any]]:
     source = runs.find(str(request.rerun_of), aml_home(), here)
     planning.fetch_code(source)
     record = runs.read_record(source)
+    if "origin" in record.properties:  # paths of another machine mean nothing here
+        record = record.replace(project_root=here.root if here else aml_home())
     if record.kind == SWEEP:
         raise UsageError(
             f"{record.run_id} is a sweep, which is repeated trial by trial",

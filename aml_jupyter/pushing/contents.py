@@ -98,19 +98,33 @@ class details:  # noqa: N801 - used as a statement: with details(directory) as f
         self.found.append(Detail(name=name, size=hashed.size, sha256=hashed.sha256, fd=fd))
 
     def _add_request(self, root: Root) -> None:
-        """What was asked for, without the values of variables: nobody needs them who has the project."""
+        """What was asked for, without the variables whose name or value may be that of a secret."""
         try:
             asked = plainjson.loads(root.read_bytes(REQUEST, _LARGEST))
         except (ConfinedError, ValueError, RecursionError):
             return
         if isinstance(asked, dict):
-            names = asked.get("environment")
-            asked["environment"] = dict.fromkeys(names, "") if isinstance(names, dict) else {}
+            given = asked.get("environment")
+            asked["environment"] = (
+                {name: text for name, text in given.items() if not _may_be_secret(name, text)}
+                if isinstance(given, dict)
+                else {}
+            )
             self._keep(file_of(plainjson.dumps(asked).encode()), REQUEST)
 
     def __exit__(self, *_: object) -> None:
         for one in self.found:
             os.close(one.fd)
+
+
+def _may_be_secret(name: str, text: object) -> bool:
+    """Whether a variable of a run configuration may be a password, key or token; better one too many."""
+    import re
+
+    from aml_jupyter.config import settings
+
+    words = "pass|secret|token|key|credential|auth|sas|connection"
+    return re.search(words, name, re.IGNORECASE) is not None or settings.looks_secret(f"{name}={text}")
 
 
 def _payloads(root: Root) -> Iterator[tuple[str, str]]:
