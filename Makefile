@@ -24,7 +24,7 @@ setup: $(STAMPS)/setup ## make .venv with the `aml` command in it
 demo: $(STAMPS)/demo ## set up, run notebooks/quickstart.ipynb on `local`, its first cell on `docker` too, print the runs
 	@$(BIN)/python notebooks/demo.py
 
-test: system check $(STAMPS)/azurite ## set up, then pass lint, types, contracts and all tests
+test: system check $(STAMPS)/azurite $(STAMPS)/mlflow ## set up, then pass lint, types, contracts and all tests
 	$(PYTEST)
 
 check: $(STAMPS)/test ## lint, format, types, import contracts
@@ -81,6 +81,13 @@ $(STAMPS)/azurite: $(STAMPS)/setup
 		npm install --silent --no-fund --no-audit --prefix .venv/azurite azurite@3.35.0 && touch $@ || \
 			echo "Azurite cannot be installed (tests that need it are skipped)"; \
 	else echo "not here: npm (tests that need Azurite are skipped)"; fi
+
+# a server of MLflow, for tests; its seventy packages stay apart from ours
+$(STAMPS)/mlflow: $(STAMPS)/setup
+	@echo "installing an MLflow server into .venv/mlflow ..."; \
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/mlflow && \
+		$(BIN)/uv pip install --quiet --python .venv/mlflow/bin/python 'mlflow>=3.1,<4' && touch $@ || \
+		echo "MLflow cannot be installed (tests that need its server are skipped)"
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -13,6 +13,7 @@ import pytest
 from tests import engines
 from tests.azurite import azurite
 from tests.engines import Engine, PrivateEngine
+from tests.mlflow_server import MlflowServer
 from tests.other_user import OtherUser
 from tests.requirements import python_versions
 
@@ -61,6 +62,12 @@ def private_engine(
     left = engines.leftovers(own, engines.HOMES[max(0, before - 1) :])
     own.remove_containers()
     assert not left
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> MlflowServer:
+    """A server that all tests share; it ends when the folder of the suite is removed."""
+    return MlflowServer(Path(os.environ[_SCRATCH]) / "mlflow")
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ def need(name: str) -> str:
         return _index()
     if name == "azurite":
         return _azurite()
+    if name == "mlflow-server":
+        return _mlflow()
     if name == "pyspark":
         if importlib.util.find_spec(name) is None:
             missing(name, "no such package in this interpreter")
@@ -53,6 +55,14 @@ def _azurite() -> str:
     if shutil.which("node") is None or not program.exists():
         missing("azurite", "it is not installed below the virtual environment, or there is no node")
     return str(program)
+
+
+def _mlflow() -> str:
+    """The Python of an environment of its own that `make test` puts MLflow into: its packages are many."""
+    python = Path(sys.prefix) / "mlflow" / "bin" / "python"
+    if not python.exists():
+        missing("mlflow-server", "it is not installed below the virtual environment")
+    return str(python)
 
 
 def _index() -> str:

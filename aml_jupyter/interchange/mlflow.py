@@ -308,7 +308,32 @@ def _kept(directory: RunDirectory) -> list[artifacts.Artifact]:
 
 
 def _files(directory: RunDirectory, record: Record) -> Iterator[_File]:
-    """Every file to send: artifacts, logged tables and images, the log."""
+    """Every file to send, under paths that servers take; those that had to change are listed in one more."""
+    changed: dict[str, str] = {}
+    taken: set[str] = set()
+    for file in _all_files(directory, record):
+        plain = base = _path(file.path)
+        count = 1
+        while plain in taken:
+            count += 1
+            plain = f"{base}_{count}"
+        taken.add(plain)
+        if plain != file.path:
+            changed[plain] = file.path
+        yield file.replace(path=plain)
+    if changed:
+        yield _whole_file("aml/names.json", json.dumps(changed, indent=1).encode("ascii"))
+
+
+def _path(path: str) -> str:
+    """A path without what servers refuse, decode or take for something else."""
+    text = path.encode("utf-8", "replace").decode()
+    text = "".join(one if one.isprintable() else "_" for one in text)
+    return re.sub(r"[#?%;\\]|^(\w+):", lambda found: f"{found[1] or ''}_", text)
+
+
+def _all_files(directory: RunDirectory, record: Record) -> Iterator[_File]:
+    """Artifacts, logged tables and images, the log, the record."""
     kept = _kept(directory)
     taken = {item.path for item in kept}
     for item in kept:
@@ -380,7 +405,7 @@ def _put(server: Server, root: str, file: _File) -> None:
         )
     parts = [
         urllib.parse.unquote(found.path).strip("/"),
-        *file.path.encode("utf-8", "replace").decode().split("/"),
+        *file.path.split("/"),
     ]
     path = ARTIFACTS + "/".join(urllib.parse.quote(part, safe="/") for part in parts)
     server.put(path, file.blocks, file.size)

@@ -153,12 +153,12 @@ class Server:
 
 
 def _checked(url: str) -> str:
-    found = urllib.parse.urlsplit(url)
     try:
+        found = urllib.parse.urlsplit(url)
         _ = found.port
         host = found.hostname
     except ValueError:
-        host = None
+        found, host = urllib.parse.urlsplit(""), None
     if found.username or found.password:
         raise UsageError(
             "the address of an MLflow server holds no user and no password",
