@@ -86,9 +86,10 @@ class Entry(Value):
 
 
 class Settings(Value):
-    """How many runs of the queue go on at a time; `paused` starts none."""
+    """How many runs of the queue go on at a time, and on targets by name; `paused` starts none."""
 
     jobs: int = 1
+    targets: Mapping[str, int] = {}
     paused: bool = False
 
 
@@ -245,19 +246,30 @@ def settings(home: str) -> Settings:
         return Settings()
     except ConfinedError as error:
         raise HistoryError(error.message, code="record.corrupt", hint=f"Remove {path}.") from error
-    jobs, paused = document.get("jobs"), document.get("paused")
-    return Settings(jobs=jobs if isinstance(jobs, int) and jobs > 0 else 1, paused=bool(paused))
+    jobs, targets = document.get("jobs"), document.get("targets")
+    limits = targets.items() if isinstance(targets, dict) else ()
+    return Settings(
+        jobs=jobs if isinstance(jobs, int) and jobs > 0 else 1,
+        targets={name: most for name, most in limits if isinstance(most, int) and most > 0},
+        paused=bool(document.get("paused")),
+    )
 
 
-def set_settings(home: str, **fields: Any) -> Settings:
-    """Change how the queue is set, and tell the worker."""
-    if not 1 <= fields.get("jobs", 1) <= MOST_JOBS:
+def set_settings(home: str, *, target: str | None = None, **fields: Any) -> Settings:
+    """Change how the queue is set, and tell the worker; with `target`, `jobs` are those of one target.
+
+    There 0 takes the limit away.  Raises UsageError.
+    """
+    if not (target is None) <= fields.get("jobs", 1) <= MOST_JOBS:
         raise UsageError(f"the queue runs from 1 to {MOST_JOBS} at a time, not {fields['jobs']}")
     with changing(home):
         try:
             found = settings(home)
         except HistoryError:  # damaged: what is set now is better
             found = Settings()
+        if target is not None:
+            limits = {**found.targets, target: fields.pop("jobs")}
+            fields["targets"] = {name: most for name, most in limits.items() if most}
         found = found.replace(**fields)
         _put(f"{folder(home)}/{_SETTINGS}", {"format": FORMAT, **found.as_dict()})
     wake(home)

@@ -74,6 +74,7 @@ class Worker:
         self.post = post
         self.given: dict[str, Given] = {}
         self.items: dict[str, Item] = {}
+        self.limits: Mapping[str, int] = {}
 
     def work(self) -> None:
         """Until there is nothing to do."""
@@ -126,7 +127,12 @@ class Worker:
             log(self.home, f"{item.entry.run_id}: {error}")
 
     def _start_waiting(self) -> None:
-        settings = queueing.settings(self.home)
+        try:
+            settings = queueing.settings(self.home)
+        except AmlError as error:  # damaged: as if nothing had been set
+            log(self.home, str(error))
+            settings = queueing.Settings()
+        self.limits = settings.targets
         queue = [item for item in self.items.values() if not item.entry.direct]
         for item in list(self.items.values()):
             if item.entry.direct:
@@ -136,6 +142,14 @@ class Worker:
         for item in queue:
             going = sum(len(one.in_state(ACTIVE)) for one in queue)
             self._start(item, min(item.entry.jobs, len(item.in_state(ACTIVE)) + settings.jobs - going))
+
+    def has_room(self, target: str) -> bool:
+        """Whether one more run of the queue may go on at a target."""
+        most = self.limits.get(target)
+        if most is None:
+            return True
+        queue = [item for item in self.items.values() if not item.entry.direct]
+        return sum(one.target == target for item in queue for one in item.active.values()) < most
 
     def _start(self, item: Item, most: int) -> None:
         try:
@@ -362,6 +376,8 @@ class Item:
             record = runs.load_record(directory)
             if not self._has_secrets(record):
                 return
+            if not self.entry.direct and not self.worker.has_room(record.target):
+                return
             self.hold()
             active = self.active[run_id] = Active(directory)
             self._set(run_id, ACTIVE, keep=True)
@@ -400,6 +416,7 @@ class Active:
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
+        self.target = _target_of(directory)
         self.end = -1
         self.tries = 0
         self.began = time.monotonic()
@@ -434,6 +451,13 @@ class Active:
         if self.end >= 0:
             os.close(self.end)
             self.end = -1
+
+
+def _target_of(directory: RunDirectory) -> str:
+    try:
+        return runs.load_record(directory).target
+    except AmlError:  # damaged: it takes nobody's place
+        return ""
 
 
 def _opened(who: Mapping[str, Any]) -> int:

@@ -113,6 +113,35 @@ def test_more_go_on_when_the_queue_is_told_so(project: Path, share: Path) -> Non
         (share / name).touch()
 
 
+def test_a_target_has_a_limit_of_its_own_and_others_overtake_those_that_wait_for_it(
+    project: Path, share: Path, home: str
+) -> None:
+    (project / "aml_config").mkdir()
+    for name in ("slow", "fast"):
+        text = "type: local\nnativeSharedDirectory: ~/.azureml/share/\n"
+        (project / "aml_config" / f"{name}.compute").write_text(text)
+    assert aml("queue", "jobs", "3").returncode == 0
+    assert "3 at a time, 1 on slow" in aml("queue", "jobs", "1", "slow").stderr
+    first, second = put("a", target="slow"), put("b", target="slow")
+    third = put("c", target="fast")
+    until(lambda: sorted(begun(share)) == ["a", "c"], 60)
+    assert statuses(second) == ["Queued"]
+    assert "on slow" not in aml("queue", "jobs", "0", "slow").stderr
+    until(lambda: sorted(begun(share)) == ["a", "b", "c"], 60)
+    for name in "abc":
+        (share / name).touch()
+    for one in (first, second, third):
+        experiment.wait(one, 60)
+
+
+def test_damaged_settings_keep_nothing_from_running(project: Path, share: Path, home: str) -> None:
+    queueing.set_settings(home, jobs=2)
+    Path(queueing.folder(home), "settings.json").write_bytes(b"{")
+    (share / "a").touch()
+    assert experiment.wait(put("a"), 60).status == "Completed"
+    assert queueing.set_settings(home, jobs=3).jobs == 3
+
+
 def test_a_paused_queue_starts_nothing_until_it_is_resumed(project: Path, share: Path) -> None:
     assert aml("queue", "pause").returncode == 0
     waiting = put("a")

@@ -23,9 +23,12 @@ def arguments_queue(parser: ArgumentParser) -> None:
     """Options of `aml queue`."""
     add = parser.add_argument
     add("action", nargs="?", choices=ACTIONS, default="list", metavar="|".join(ACTIONS),
-        help="list unless said; rm RUN..., move RUN PLACE, pause, resume, jobs N")  # fmt: skip
+        help="list unless said; rm RUN..., move RUN PLACE, pause, resume, jobs N [TARGET]")  # fmt: skip
     add(
-        "words", nargs="*", metavar="RUN|PLACE|N", help="what the action is about; PLACE is 1, 2, ... or last"
+        "words",
+        nargs="*",
+        metavar="RUN|PLACE|N|TARGET",
+        help="what the action is about; PLACE is 1, 2, ... or last",
     )
     add("-j", "--jobs", type=int, metavar="N", help="from now on run N at a time")
     add_json(parser)
@@ -92,10 +95,13 @@ def _resume(options: Namespace, _screen: Screen) -> None:
 
 
 def _jobs(options: Namespace, _screen: Screen) -> None:
-    (word,) = _words(options, 1, "a number")
-    if not word.isdigit():
-        raise UsageError(f"{word!r} is no number of runs", hint="Such as: aml queue jobs 2")
-    queueing.set_settings(aml_home(), jobs=int(word))
+    words = _words(options, None, "a number, and a target if it is for that one alone")
+    if len(words) > 2 or not words[0].isdigit():
+        raise UsageError(
+            f"{' '.join(words)!r} is no number of runs",
+            hint="Such as: aml queue jobs 2, or for one target: aml queue jobs 1 docker",
+        )
+    queueing.set_settings(aml_home(), jobs=int(words[0]), target=words[1] if words[1:] else None)
 
 
 def _list(options: Namespace, screen: Screen) -> None:
@@ -112,7 +118,8 @@ def _list(options: Namespace, screen: Screen) -> None:
         screen.table(heads, [[str(one[name] or "-") for name in heads] for one in found])
     paused = "; paused: aml queue resume starts it again" if settings.paused else ""
     empty = "The queue is empty. " if not found else ""
-    screen.remark(f"aml: {empty}{settings.jobs} at a time{paused}")
+    limits = "".join(f", {most} on {name}" for name, most in sorted(settings.targets.items()))
+    screen.remark(f"aml: {empty}{settings.jobs} at a time{limits}{paused}")
 
 
 def _described(home: str, entry: Entry, waiting: list[str]) -> dict[str, Any]:
