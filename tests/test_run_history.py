@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aml_jupyter.commands.run_history import shown_duration, tab_separated, table_of
-from tests.terminal import AML, environment
+from tests.terminal import AML, aml, environment
 
 SCRIPT = """
 import sys
@@ -159,6 +159,29 @@ def test_another_project_and_another_folder(folder: Folder, tmp_path: Path) -> N
     assert elsewhere == "3\n"
     assert folder.do("history", "list", cwd=tmp_path) == "[]\n"
     assert folder.do("history", "list", "-o", "table", cwd=tmp_path) == ""
+
+
+def test_the_history_of_others_is_taken_in(
+    tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "iris"
+    project.mkdir()
+    (project / "train.py").write_text(SCRIPT)
+    monkeypatch.chdir(project)
+    assert "artifacts.store" in aml("history", "sync").stderr
+    (tmp_path / "team").mkdir()
+    stored = {"AML_HOME": str(tmp_path / "colleague")}
+    for env in (stored, {}):
+        aml("config", "set", "artifacts.store", f"folder://{tmp_path}/team", env=env)
+    aml("experiment", "submit", "-c", "local", "train.py", "0.25", env=stored)
+    assert aml("push", "--all", env=stored).returncode == 0
+    assert json.loads(aml("history", "list").stdout) == []
+    assert aml("history", "sync").returncode == 0
+    found = json.loads(aml("history", "last").stdout)
+    assert found["Accuracy"] == 0.75
+    assert aml("history", "info", "-r", "@last", "-a", "driver_log").stdout == "rate is 0.25\n"
+    aml("history", "download", "-r", "@last")
+    assert (project / "outputs" / "model one.pkl").read_text() == "0.25"
 
 
 def test_az_has_the_same_history(folder: Folder) -> None:

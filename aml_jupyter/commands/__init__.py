@@ -59,7 +59,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "config": ("configuration", "show where everything is; set, get, unset, list settings"),
     "exec": ("program", "run a program for which `az ml` is aml"),
     "experiment": ("workbench", "submit, prepare, cancel, status, ...: the names of az ml experiment"),
-    "history": ("run_history", "list, info, last, compare, download, promote: the names of az ml history"),
+    "history": (
+        "run_history",
+        "list, info, last, compare, download, promote, sync: the names of az ml history",
+    ),
     "computetarget": ("configuration", "attach, detach, list: the names of az ml computetarget"),
     "runconfiguration": ("configuration", "create, list: the names of az ml runconfiguration"),
 }
