@@ -138,6 +138,7 @@ def test_runs_that_did_the_same_show_no_difference(made: Made) -> None:
     assert found.same
     assert str(found).startswith("= no difference")
     assert "no difference" in html(found)
+    assert repr(found) == "<Comparison of 2 runs: = no difference>"
     assert found.as_json()["same"] is True
 
 
@@ -230,6 +231,7 @@ def test_many_runs_stand_beside_each_other(made: Made) -> None:
         ([1, "a", None, True], [1, "b"], False),
         ({"a": [1]}, {"a": [1]}, True),
     ],
+    ids=lambda one: repr(one)[:12],
 )
 def test_metrics_of_every_kind_are_compared(made: Made, one: Any, other: Any, same: bool) -> None:
     found = of(made.run(metrics={"m": one}), made.run(metrics={"m": other}), parts=["metrics"])

@@ -14,6 +14,7 @@ from aml_jupyter import runs
 from aml_jupyter.errors import UsageError
 from aml_jupyter.runs import History, filtering
 from aml_jupyter.runs.filtering import interval, parse
+from aml_jupyter.sealed import seal
 from tests.made_runs import Project, change, end, submit
 from tests.requirements import missing
 
@@ -341,6 +342,32 @@ def test_what_is_no_time_is_none(value: Any) -> None:
     assert interval(value) is None
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [-(10**40), 10**400, float("nan"), float("-inf"), 1e308, "text", [1], True],
+    ids=lambda odd: repr(odd)[:12],
+)
+def test_a_number_that_is_none_spoils_no_list(home: str, history: History, odd: Any) -> None:
+    made(home, "good", metrics={"acc": 1})
+    directory = submit(home)
+    end(directory)
+    record = runs.load_record(directory).to_json()
+    numbers = ("exit_code", "duration", "run_number", "artifacts", "user_id", "metrics", "phases")
+    with open(directory.run_json, "wb") as file:
+        file.write(seal({**record, **dict.fromkeys(numbers, odd), "params": {"a": odd}}))
+    runs.mark_changed(directory)
+    for where in (
+        "",
+        "metrics.acc = 1",
+        "exit_code != 1 or duration > 0 or name = 'good'",
+        "params.a IS NULL",
+    ):
+        for order in (None, "metrics.acc", "duration DESC", ["status", "run_number"]):
+            assert "good" in [row["name"] for row in history.rows(order, where=where)]
+    assert history.notice == ""
+    assert history.count() == 2
+
+
 # -- beside MLflow itself
 
 
@@ -418,8 +445,6 @@ def test_what_mlflow_takes_means_the_same_here(home: str, history: History) -> N
         change(directory, created_utc=times["start_time_utc"], start_time_utc=times["start_time_utc"])
         record = runs.load_record(directory).replace(end_time_utc=times["end_time_utc"])
         # an ending is never changed by the product: written here as it would have been
-        from aml_jupyter.sealed import seal
-
         with open(directory.run_json, "wb") as file:
             file.write(seal(record.to_json()))
         runs.set_labels(directory, name=f"n{number % 4}", tags=one["tags"])

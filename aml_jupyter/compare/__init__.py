@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aml_jupyter.compare.contents import Budget
     from aml_jupyter.compare.findings import Pair
     from aml_jupyter.compare.reading import Side
     from aml_jupyter.runs import RunDirectory
@@ -34,6 +35,7 @@ def compare(directories: Sequence[RunDirectory], parts: Sequence[str] = PARTS) -
     Raises UsageError for fewer than two runs or more than 20, RunNotFound for one that was removed.
     """
     from aml_jupyter.compare import reading
+    from aml_jupyter.compare.contents import Budget
 
     if not 2 <= len(directories) <= MOST:
         raise UsageError(f"{len(directories)} runs cannot be compared: from 2 to {MOST} can")
@@ -43,16 +45,14 @@ def compare(directories: Sequence[RunDirectory], parts: Sequence[str] = PARTS) -
         runs=tuple(map(reading.facts, sides)),
         parts=tuple(part for part in PARTS if part in parts),
         tables={name: read(sides) for name, read in tables.items() if name in parts},
-        pairs=tuple(_pair(sides[0], other, parts) for other in sides[1:]),
+        pairs=tuple(_pair(sides[0], other, parts, Budget(len(sides) - 1)) for other in sides[1:]),
     )
 
 
-def _pair(first: Side, second: Side, parts: Sequence[str]) -> Pair:
+def _pair(first: Side, second: Side, parts: Sequence[str], budget: Budget) -> Pair:
     from aml_jupyter.compare import reading
-    from aml_jupyter.compare.contents import Budget
     from aml_jupyter.compare.findings import Pair
 
-    budget = Budget()
     return Pair(
         run_id=second.record.run_id,
         environment=reading.environment(first, second) if "environment" in parts else None,

@@ -25,12 +25,12 @@ _TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
 
 class Budget:
-    """What one comparison may read and show, however many files there are."""
+    """What may be read and shown of one of some pairs of runs, however many files there are."""
 
-    def __init__(self) -> None:
-        self.bytes = 64 << 20
-        self.lines = 3000
-        self.images = 3 << 20
+    def __init__(self, pairs: int = 1) -> None:
+        self.bytes = (256 << 20) // (pairs + 3)
+        self.lines = 12_000 // (pairs + 3)
+        self.images = (12 << 20) // (pairs + 3)
 
     def take(self, size: int) -> bool:
         """Whether so many bytes may still be read."""

@@ -175,6 +175,11 @@ class Comparison(Value):
             "pairs": [_json(pair) for pair in self.pairs],
         }
 
+    def __repr__(self) -> str:
+        from aml_jupyter.compare.words import headline
+
+        return f"<Comparison of {len(self.runs)} runs: {headline(self)}>"
+
     def __str__(self) -> str:
         from aml_jupyter.compare.plain import text
 

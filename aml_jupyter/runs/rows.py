@@ -50,6 +50,8 @@ def row_of(directory: RunDirectory, record: Record) -> Row:
     """The row of a record that was merged with its evidence and labels."""
     row = {name: getattr(record, name) for name in KEYS}
     row["params"] = record.all_params
+    # a record that was brought from elsewhere may hold anything, and one run never spoils a list
+    row.update({name: {} for name in NESTED if not isinstance(row[name], dict)})
     row["artifacts"] = _artifact_paths(directory) if record.ended else []
     return row
 

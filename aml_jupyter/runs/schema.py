@@ -76,6 +76,8 @@ _COLUMNS = (
     "python_version", "run_configuration", "user_id", "project_name", "experiment_id", "parent_run_id",
     "snapshot_id", "artifacts_state", "run_number", "artifacts", "pinned", "note", "description", "row",
 )  # fmt: skip
+_NUMBERS = frozenset(["duration", "exit_code", "hidden", "crc", "run_number", "artifacts", "pinned"])
+_NEEDED = frozenset(["created", "status", "target"])
 # tables with a line for each value of a run
 _VALUES = ("metrics", "params", "tags")
 
@@ -233,8 +235,18 @@ def values_of(look: Look) -> list[object]:
         "row": text,
         "crc": crc,
     }
-    found["hidden"] = int(look.hidden)
-    return [storable(found.get(name)) for name in _COLUMNS]
+    found["hidden"] = int(bool(look.hidden))
+    return [_fitting(name, found.get(name)) for name in _COLUMNS]
+
+
+def _fitting(column: str, value: object) -> object:
+    """A value that its column takes: a record that was brought from elsewhere may hold anything."""
+    if column in _NUMBERS:
+        numeric = isinstance(value, (int, float)) and abs(value) < 2**62
+        return value if numeric and (column == "duration" or isinstance(value, int)) else None
+    if value is None and column in _NEEDED:
+        return ""
+    return storable(value if value is None or isinstance(value, str) else str(value))
 
 
 def storable(value: object) -> object:
