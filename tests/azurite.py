@@ -27,16 +27,17 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
 class Azurite:
     """One server; `endpoint` is where, `environ` what `open_store` is given to use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_disk: bool = False) -> None:
         self.folder = tempfile.mkdtemp(prefix="aml-azurite-")
+        self._keep = ["--location", self.folder] if on_disk else ["--inMemoryPersistence"]
         self.port = 0
         self._made = 0
         self.start()
 
     def start(self) -> None:
-        """Start it, on the port it had before if any; its blobs live as long as the process."""
+        """Start it, on the port it had before if any; on disk, with the blobs it had."""
         command = [need("azurite"), "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
-        command += ["--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
+        command += [*self._keep, "--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
         log = Path(self.folder) / "azurite.log"
         with log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -55,7 +56,7 @@ class Azurite:
         self.port = int(found[1])
 
     def stop(self) -> None:
-        """End it; what it held is gone."""
+        """End it as a crash does; what it held in memory is gone."""
         self.process.kill()
         self.process.wait()
 

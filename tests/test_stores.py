@@ -179,7 +179,7 @@ def test_an_account_without_a_key_is_looked_up_in_the_keyring(
     kept: dict[tuple[str, str], str] = {}
 
     class Memory(KeyringBackend):
-        priority = 1  # type: ignore[assignment]
+        priority = 1
 
         def get_password(self, service: str, username: str) -> str | None:
             return kept.get((service, username))
@@ -187,7 +187,7 @@ def test_an_account_without_a_key_is_looked_up_in_the_keyring(
         def set_password(self, service: str, username: str, password: str) -> None:
             kept[service, username] = password
 
-    monkeypatch.setattr("keyring.core._keyring_backend", Memory())
+    monkeypatch.setattr("keyring.core._keyring_backend", Memory())  # type: ignore[no-untyped-call]
     container = azurite.container()
     environ = {"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_SERVICE_ENDPOINT": azurite.endpoint}
     for secret in (KEY, azurite.sas(container), azurite.connection_string()):

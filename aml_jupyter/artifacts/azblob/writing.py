@@ -181,6 +181,8 @@ class _Parts:
         size = os.fstat(source).st_size
         self.part = max(PART, -(-size // MOST_PARTS))
         self.stop = threading.Event()
+        # room for one part, which is the same for each
+        self.taken = 0
         self.names: list[str] = []
         self.sha256 = ""
 
@@ -191,23 +193,13 @@ class _Parts:
         total = 0
         pending: list[Future[None]] = []
         try:
-            while True:
-                taken = self.store.room.take(self.part)
-                data = os.pread(self.source, self.part, total)
-                if not data:
-                    self.store.room.give(taken)
-                    break
+            while data := self._read(total):
+                self.names.append("")
+                # beside this thread, which hashes the whole, each part's own hash and its way there
+                pending.append(self.store.pool.submit(self._send, len(self.names) - 1, data, there))
                 hashing.update(data)
-                md5 = hashlib.md5(data, usedforsecurity=False)
-                name = f"{len(self.names):06}-{md5.hexdigest()}"
-                self.names.append(name)
                 total += len(data)
-                if (name, len(data)) in there:
-                    self.store.room.give(taken)
-                    self._tell(len(data))
-                else:
-                    pending.append(self.store.pool.submit(self._send, name, data, md5.digest(), taken))
-                    del data
+                del data
                 pending = [one for one in pending if not _finished(one)]
             for one in pending:
                 one.result()
@@ -217,6 +209,17 @@ class _Parts:
         self.sha256 = hashing.hexdigest()
         return Stored(key=self.key, size=total, sha256=self.sha256)
 
+    def _read(self, start: int) -> bytes:
+        """The next part, once there is room for it; room is kept for what is not empty."""
+        self.taken = self.store.room.take(self.part)
+        data = b""
+        try:
+            data = os.pread(self.source, self.part, start)
+        finally:
+            if not data:
+                self.store.room.give(self.taken)
+        return data
+
     def _abandon(self, pending: list[Future[None]]) -> None:
         """Have nothing on its way any more; what began gives its room back itself."""
         from concurrent.futures import wait
@@ -224,24 +227,27 @@ class _Parts:
         self.stop.set()
         for one in pending:
             if one.cancel():
-                self.store.room.give(min(self.part, self.store.room.size))
+                self.store.room.give(self.taken)
         wait(pending)
 
     def _tell(self, count: int) -> None:
         if self.progress is not None:
             self.progress(count)
 
-    def _send(self, name: str, data: bytes, md5: bytes, taken: int) -> None:
+    def _send(self, number: int, data: bytes, there: set[tuple[str, int]]) -> None:
         try:
-            self.store.ask(
-                self.key,
-                lambda blob: blob.stage_block(
-                    name, data, length=len(data), transactional_content_md5=bytearray(md5)
-                ),
-                self.stop,
-            )
+            md5 = hashlib.md5(data, usedforsecurity=False)
+            name = self.names[number] = f"{number:06}-{md5.hexdigest()}"
+            if (name, len(data)) not in there:
+                self.store.ask(
+                    self.key,
+                    lambda blob: blob.stage_block(
+                        name, data, length=len(data), transactional_content_md5=bytearray(md5.digest())
+                    ),
+                    self.stop,
+                )
         finally:
-            self.store.room.give(taken)
+            self.store.room.give(self.taken)
         self._tell(len(data))
 
     def _there(self) -> set[tuple[str, int]]:
