@@ -132,6 +132,32 @@ def expect(directory: RunDirectory, record: Record) -> str | None:
     return "pending"
 
 
+class Ending:
+    """Around the writing of an ending that no supervisor writes: the run is stored like any other.
+
+    What goes wrong with that is left to `aml push`.
+    """
+
+    def __init__(self, directory: RunDirectory, record: Record) -> None:
+        self._directory = directory
+        self._record = record
+
+    def __enter__(self) -> None:
+        try:
+            expect(self._directory, self._record)
+        except (AmlError, OSError):
+            return
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None and marked(self._directory.home, self._directory.run_id) is not None:
+            try:
+                start(
+                    self._directory.home, [str(path) for path in self._record.supervisor.get("sys_path", ())]
+                )
+            except OSError:
+                return
+
+
 def start(home: str, paths: list[str] | None = None, *, python: str = "") -> bool:
     """Start a process that pushes what is marked, unless one does; it is nobody's child.
 

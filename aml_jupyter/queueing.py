@@ -20,7 +20,7 @@ import os
 import sys
 import time
 
-from aml_jupyter import plainjson, processes, runs
+from aml_jupyter import pending, plainjson, processes, runs
 from aml_jupyter.confined import make_root, read_bounded, write_atomic
 from aml_jupyter.errors import (
     AmlError,
@@ -475,9 +475,9 @@ def end_unstarted(directory: RunDirectory, reason: str = CANCELED_EARLY) -> bool
             return True
         if any(map(os.path.exists, (directory.starting, directory.started_json, directory.handle_json))):
             return False
-        runs.write_record(
-            directory, record.replace(status="Canceled", reason=reason, end_time_utc=runs.utc())
-        )
+        ended = record.replace(status="Canceled", reason=reason, end_time_utc=runs.utc())
+        with pending.Ending(directory, record):
+            runs.write_record(directory, ended)
         runs.append_status(directory, "Canceled", reason)
     finally:
         os.close(lock)

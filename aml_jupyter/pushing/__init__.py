@@ -269,10 +269,10 @@ class _Push:
         manifest = artifacts.read_manifest(self.directory) or artifacts.Manifest()
         try:
             contents.put_snapshot_and_lock(self.directory, self.record, self.store)
-            with contents.details(self.directory) as details:
-                sent = [item for item in manifest.stored if not self._is_settled(item)]
-                self._send([*self._outputs(sent), *self._below(details)])
-                known = {one.name: one.facts for one in details}
+            details = contents.details(self.directory)
+            sent = [item for item in manifest.stored if not self._is_settled(item)]
+            self._send([*self._outputs(sent), *self._below(details)])
+            known = {one.name: one.facts for one in details}
             state = self._state(manifest)
             self._publish(manifest, known, state)
         finally:

@@ -51,70 +51,67 @@ _LARGEST = 16 << 20
 
 
 class Detail(Value):
-    """A file of a run directory as it is sent: its name in the store, its facts, and what opens it."""
+    """A file of a run directory as it is sent: its name in the store, its facts, and what it is made of.
+
+    `path` is below the run directory `folder`; `data` are the bytes of one that is rewritten.
+    """
 
     name: str
     size: int
     sha256: str
-    fd: int
+    folder: str = ""
+    path: str = ""
+    data: bytes = b""
 
     @property
     def facts(self) -> dict[str, Any]:
         """What whoever fetches it has to find."""
         return {"size": self.size, "sha256": self.sha256}
 
+    def open(self) -> int:
+        """A descriptor, which the caller closes."""
+        if not self.path:
+            return file_of(self.data)
+        with Root(self.folder) as root:
+            return root.open_file(self.path)
+
     def upload(self, key: str) -> Upload:
         """How it is sent."""
-        return Upload(key=key, open=lambda: os.dup(self.fd), size=self.size, sha256=self.sha256)
+        return Upload(key=key, open=self.open, size=self.size, sha256=self.sha256)
 
 
-class details:  # noqa: N801 - used as a statement: with details(directory) as found
-    """Everything of a run directory that is sent, each file open; a context manager."""
+def details(directory: RunDirectory) -> list[Detail]:
+    """Everything of a run directory that is sent."""
+    with Root(directory.path) as root:
+        wanted = [*FILES.items(), *_payloads(root)]
+        found = [_detail(root, path, name) for path, name in wanted]
+        return [*filter(None, found), *_request(root)]
 
-    def __init__(self, directory: RunDirectory) -> None:
-        self.directory = directory
-        self.found: list[Detail] = []
 
-    def __enter__(self) -> list[Detail]:
-        try:
-            with Root(self.directory.path) as root:
-                for path, name in [*FILES.items(), *_payloads(root)]:
-                    self._add(root, path, name)
-                self._add_request(root)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self.found
-
-    def _add(self, root: Root, path: str, name: str) -> None:
-        try:
-            fd = root.open_file(path)
-        except ConfinedError:  # there is none, or a script put something else in its place
-            return
-        self._keep(fd, name)
-
-    def _keep(self, fd: int, name: str) -> None:
+def _detail(root: Root, path: str, name: str) -> Detail | None:
+    try:
+        fd = root.open_file(path)
+    except ConfinedError:  # there is none, or a script put something else in its place
+        return None
+    try:
         hashed = copy_hashed(fd, None, name)
-        self.found.append(Detail(name=name, size=hashed.size, sha256=hashed.sha256, fd=fd))
+    finally:
+        os.close(fd)
+    return Detail(name=name, size=hashed.size, sha256=hashed.sha256, folder=root.path, path=path)
 
-    def _add_request(self, root: Root) -> None:
-        """What was asked for, without the variables whose name or value may be that of a secret."""
-        try:
-            asked = plainjson.loads(root.read_bytes(REQUEST, _LARGEST))
-        except (ConfinedError, ValueError, RecursionError):
-            return
-        if isinstance(asked, dict):
-            given = asked.get("environment")
-            asked["environment"] = (
-                {name: text for name, text in given.items() if not _may_be_secret(name, text)}
-                if isinstance(given, dict)
-                else {}
-            )
-            self._keep(file_of(plainjson.dumps(asked).encode()), REQUEST)
 
-    def __exit__(self, *_: object) -> None:
-        for one in self.found:
-            os.close(one.fd)
+def _request(root: Root) -> Iterator[Detail]:
+    """What was asked for, without the variables whose name or value may be that of a secret."""
+    try:
+        asked = plainjson.loads(root.read_bytes(REQUEST, _LARGEST))
+    except (ConfinedError, ValueError, RecursionError):
+        return
+    if isinstance(asked, dict):
+        given = asked.get("environment")
+        given = given if isinstance(given, dict) else {}
+        asked["environment"] = {name: text for name, text in given.items() if not _may_be_secret(name, text)}
+        data = plainjson.dumps(asked).encode()
+        yield Detail(name=REQUEST, size=len(data), sha256=digest(data), data=data)
 
 
 def _may_be_secret(name: str, text: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aml_jupyter import runs
+from aml_jupyter import pending, runs
 from aml_jupyter.errors import AmlError
 from aml_jupyter.sweep.table import REMOVED, Trials
 
@@ -23,7 +23,8 @@ def end(parent: RunDirectory, *, fail_fast: bool = False) -> None:
         return
     table = Trials(parent).look()
     fields = _fields(parent, table, fail_fast=fail_fast)
-    runs.write_record(parent, record.replace(**fields, **_times(parent, table)))
+    with pending.Ending(parent, record):
+        runs.write_record(parent, record.replace(**fields, **_times(parent, table)))
     runs.append_status(parent, fields["status"], fields["reason"])
 
 
