@@ -21,7 +21,7 @@ PACKAGE = ROOT / "aml_jupyter"
 FAMILIES = (
     "artifact artifacts asset budget cell config container data engine environment events export file "
     "history image input label log message metric name open outputs path queue record request rerun "
-    "restore run runtime secret share snapshot ssh store supervisor sweep target trash value"
+    "restore run runtime secret share snapshot ssh store supervisor sweep target tombstone trash value"
 )
 CODE = re.compile(rf"(?:{'|'.join(FAMILIES.split())})\.[a-z_]+")
 # what looks like a code and is a file

@@ -274,6 +274,37 @@ def test_a_run_whose_job_has_ended_unseen_gets_its_ending(home: str, project: Pa
     assert (record.status, record.exit_code) == ("Failed", 3)
 
 
+def test_A19_what_somebody_changed_in_the_store_is_stored_again_from_here(
+    home: str, team: str, project: Path
+) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    there = Path(team.removeprefix("folder://")) / "ExperimentRun" / directory.run_id
+    whole = files_below(str(there))
+    (there / "outputs/model.pkl").write_bytes(b"MODEL " * 100)
+    (there / "outputs/sub/é%.txt").unlink()
+    (there / ".aml/run.json").unlink()
+    assert aml("check") == (0, "", "aml: no damage found\n")
+    assert aml("check", "--store")[0] == 5
+    status, out, _ = aml("check", "--repair", "--store", "--json")
+    assert status == 0
+    assert {step["code"] for step in json.loads(out)["steps"]} == {"store.gone", "store.changed"}
+    assert files_below(str(there)) == whole
+
+
+def test_a_note_for_a_store_that_cannot_be_read_is_told_and_set_aside(
+    home: str, team: str, project: Path
+) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    os.rename(team.removeprefix("folder://"), team.removeprefix("folder://") + "-away")
+    assert "still in its store" in aml("rm", directory.run_id, "--now")[2]
+    flip(f"{home}/tombstones/{directory.run_id}.json")
+    assert codes(home) == ["tombstone.corrupt"]
+    assert mended(home).left == ()
+    assert len(aside(home)) == 1
+
+
 def test_H5_any_flipped_bit_of_any_file_is_mended_or_told_and_no_bytes_are_lost(
     home: str, team: str, project: Path
 ) -> None:

@@ -100,7 +100,7 @@ def _to_remove(word: str, options: Namespace) -> RunDirectory:
     home = aml_home()
     if options.now and trash.is_trashed(home, word):
         return trash.find(word, home)
-    return find_run(word)
+    return find_run(word, whole=False)
 
 
 def arguments_undelete(parser: ArgumentParser) -> None:
@@ -402,7 +402,7 @@ def _repair(options: Namespace, screen: Screen) -> int:
     from aml_jupyter import experiment
     from aml_jupyter.retention.repair import repair
 
-    done = repair(aml_home(), experiment.resume, dry_run=options.dry_run)
+    done = repair(aml_home(), experiment.resume, dry_run=options.dry_run, stores=options.store)
     if options.json:
         screen.json(
             {

@@ -170,6 +170,7 @@ def check(home: str) -> list[Finding]:
             )
             for damage in damages
         ),
+        *remote.check(home),
     ]
 
 

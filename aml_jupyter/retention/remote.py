@@ -22,6 +22,7 @@ from aml_jupyter.frozen import Value
 from aml_jupyter.job import FORMAT
 from aml_jupyter.locks import exclusive
 from aml_jupyter.runs import trash
+from aml_jupyter.runs.damage import Finding
 from aml_jupyter.runs.directory import trash_of, unlink_quietly, with_reserve
 from aml_jupyter.sealed import seal, unseal
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aml_jupyter.artifacts.store import ArtifactStore
-    from aml_jupyter.runs import RunDirectory
+    from aml_jupyter.runs import Record, RunDirectory
 
 FOLDER = "tombstones"
 _SMALL = 1 << 20
@@ -73,16 +74,21 @@ class Cleared(Value):
 def bury(directory: RunDirectory, *, pulled: bool = False) -> bool:
     """Note that a run is to go from its store; False when it is in none, or (unless `pulled`) not ours there.
 
-    A run whose record or place cannot be read any more leaves no note.
+    A run whose record cannot be read any more leaves no note: nobody could tell that it is this one there.
     """
     home = directory.home.removesuffix(trash_of(""))
     try:
         record = runs.load_record(directory)
-        place = place_of(directory)
     except AmlError:
         return False
+    try:
+        place = place_of(directory)
+    except AmlError:
+        if "origin" in record.properties:  # it came from there
+            return False
+        place = None
     if place is None:
-        place = _half_pushed(home, directory.run_id)
+        place = _half_pushed(home, record)
     if place is None or not record.uuid or (place.pulled and not pulled):
         return False
     lock = record.environment.get("lock")
@@ -102,12 +108,16 @@ def bury(directory: RunDirectory, *, pulled: bool = False) -> bool:
     return True
 
 
-def _half_pushed(home: str, run_id: str) -> Place | None:
-    """Where a run was on its way to when it was removed."""
+def _half_pushed(home: str, record: Record) -> Place | None:
+    """Where a run may be on its way to: what it came to there is written down only afterwards."""
     from aml_jupyter import pending
 
-    mark = pending.marked(home, run_id)
-    return Place(store=mark.store, prefix="") if mark and mark.store else None
+    mark = pending.marked(home, record.run_id)
+    try:
+        store = mark.store if mark and mark.store else pending.wanted_store(home, record.project_root)
+    except AmlError:  # settings that cannot be read: then nobody stored it either
+        return None
+    return Place(store=store, prefix="") if store else None
 
 
 def _write(home: str, note: Tombstone) -> None:
@@ -140,6 +150,21 @@ def read(path: str) -> Tombstone:
     document = unseal(read_bounded(path, _SMALL), path)
     found = {name: document[name] for name in Tombstone._fields if name in document}
     return Tombstone(**{**found, "unneeded": tuple(found.get("unneeded", ()))})
+
+
+def check(home: str) -> Iterator[Finding]:
+    """Notes that cannot be read: what they ask for is not done."""
+    for path in note_files(home):
+        try:
+            read(path)
+        except (AmlError, KeyError, TypeError) as error:
+            run_id = os.path.basename(path)[: -len(".json")]
+            yield Finding(
+                code="tombstone.corrupt",
+                path=path,
+                message=f"{run_id} was removed here and may still be in its store: {error}",
+                hint="aml history sync brings it back where it is; then aml rm RUN --now --store removes it.",
+            )
 
 
 def clear(home: str, *, patience: float = 0.0, thorough: bool = False) -> Cleared:

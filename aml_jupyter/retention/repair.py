@@ -63,12 +63,21 @@ class Repaired(Value):
     left: tuple[Finding, ...] = ()
 
 
-def repair(home: str, resume: Resume, *, dry_run: bool = False) -> Repaired:
+def repair(home: str, resume: Resume, *, dry_run: bool = False, stores: bool = False) -> Repaired:
     """Look for damage and mend it.  `resume` gives a run that nobody looks after a supervisor.
 
-    With `dry_run` nothing is changed and `left` is all that was found.
+    With `dry_run` nothing is changed and `left` is all that was found.  `stores` looks into the stores of the
+    runs too, where what is missing is stored again.
     """
-    findings = check(home)
+
+    def look() -> list[Finding]:
+        if not stores:
+            return check(home)
+        from aml_jupyter import syncing
+
+        return [*check(home), *syncing.check(home)]
+
+    findings = look()
     steps = _Repair(home, resume, dry_run)
     steps.unfinished()
     steps.leftovers()
@@ -80,7 +89,7 @@ def repair(home: str, resume: Resume, *, dry_run: bool = False) -> Repaired:
         steps.index([one for one in findings if one.code in _INDEX])
         if dry_run or not findings:
             break
-        findings = check(home)
+        findings = look()
         if len(steps.done) == before:
             break
     return Repaired(steps=tuple(steps.done), left=tuple(findings))
@@ -94,6 +103,7 @@ class _Repair:
         self.resume = resume
         self.dry_run = dry_run
         self.done: list[Step] = []
+        self._pushed: set[str] = set()
         self._copies: dict[str, list[tuple[RunDirectory, Artifact]]] | None = None
 
     def mend(self, finding: Finding) -> None:
@@ -346,8 +356,27 @@ class _Repair:
     def _sealed(self, finding: Finding) -> str:
         if finding.run_id:
             return self._record(finding)
-        if not finding.path.startswith(f"{self.home}/experiments/"):
+        return self._set_aside(finding) if finding.path.startswith(f"{self.home}/experiments/") else ""
+
+    def _push(self, finding: Finding) -> str:
+        """Store what is missing there, or was changed, from the copies here."""
+        from aml_jupyter import pushing
+
+        directory = self.directory(finding)
+        place = _place(directory)
+        if place is None or place.pulled:
             return ""
+        if not self.dry_run and finding.run_id not in self._pushed:
+            turn = pushing.take_turn(self.home, FINISHED_WITHIN)
+            if turn is None:
+                return ""
+            with turn:
+                if pushing.push_run(directory).error:
+                    return ""
+            self._pushed.add(finding.run_id)
+        return f"it is stored again in {place.store}"
+
+    def _set_aside(self, finding: Finding) -> str:
         if not self.dry_run:
             return f"it is set aside as {self.aside(finding.path)}"
         return "it is set aside"
@@ -439,6 +468,9 @@ _WAYS: dict[str, Callable[[_Repair, Finding], str]] = {
     "cell.changed": _Repair._detail,
     "events.corrupt": _Repair._detail,
     "runtime.damaged": _Repair._runtime,
+    "store.gone": _Repair._push,
+    "store.changed": _Repair._push,
+    "tombstone.corrupt": _Repair._set_aside,
 }
 
 
