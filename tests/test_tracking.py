@@ -127,7 +127,7 @@ assert status == 404 and told["error_code"] == "RESOURCE_DOES_NOT_EXIST", told
     made = done(job(tmp_path, script))
     assert [name for name, _, _ in values(made, "metric")] == ["tree/acc", "tree-2/acc", "run-3/acc"]
     assert (made.work / "outputs/mlflow-runs/tree/m.txt").read_bytes() == b"m"
-    assert made.warnings() == ["mlflow.runs"]
+    assert made.warnings() == ["run.mlflow_runs"]
     assert [event["run"] for event in made.events("tag") if event["name"] == "tree/k"] == ["tree"]
 
 

@@ -140,7 +140,7 @@ class Calls:
                 "MLflow: the program started runs of its own; they are kept inside this one: their metrics,"
                 " parameters and tags as NAME/..., their artifacts in outputs/mlflow-runs/NAME (first: %s)"
             )
-            self._event("warning", {"code": "mlflow.runs", "text": text % name})
+            self._event("warning", {"code": "run.mlflow_runs", "text": text % name})
         self.runs[run_id] = run
         run.tags.update(tags)
         run.tags[NAME] = name
@@ -252,8 +252,6 @@ class Calls:
         below = text_of(arguments, "path", "").strip("/")
         where = run.root + (b"/" + below.encode("utf-8", "surrogateescape") if below else b"")
         found = self.files.listing(tracking_files.split(where))
-        if len(found) == 1 and not found[0]["is_dir"] and below.rpartition("/")[2] == found[0]["path"]:
-            found = []  # the path is that file: it has nothing below it
         prefix = below + "/" if below else ""
         return {
             "root_uri": run.artifact_uri,

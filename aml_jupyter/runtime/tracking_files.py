@@ -96,19 +96,12 @@ class Files:
             yield file, found.st_size
 
     def listing(self, parts: "list[bytes]") -> "list[dict[str, Any]]":
-        """Files and folders of a folder, or the file itself, as clients want them."""
+        """Files and folders of a folder, as clients want them; a file has nothing below it."""
         try:
             with self._folder(parts) as folder:
-                return [
-                    one
-                    for name in sorted(os.listdir(folder))[:LISTED]
-                    if (one := _entry(folder, name)) is not None
-                ]
-        except NotADirectoryError:
-            with _told(parts), self._folder(parts[:-1]) as folder:
-                found = _entry(folder, os.fsdecode(parts[-1]))
-                return [found] if found else []
-        except OSError:
+                names = sorted(os.listdir(folder))[:LISTED]
+                return [one for name in names if (one := _entry(folder, name)) is not None]
+        except OSError:  # there is none
             return []
 
     def remove(self, parts: "list[bytes]") -> None:
