@@ -13,7 +13,7 @@ import re
 
 from aml_jupyter.errors import UsageError
 from aml_jupyter.frozen import Value
-from aml_jupyter.printable import safe_name
+from aml_jupyter.printable import safe_name, shortened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ _TOKEN = re.compile(
       | (?P<text>'(?:[^']|'')*' | "(?:[^"]|"")*")
       | (?P<tick>`[^`]*`)
       | (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
-      | (?P<operator><=|>=|!=|<>|==|=|<|>|&&|\|\|)
+      | (?P<operator><=|>=|!=|<>|==|=>|=<|=|<|>|&&|\|\|)
       | (?P<mark>[(),])
       | (?P<word>[^\s'"`()<>=!,&|]+)""",
     re.VERBOSE,
 )
 _COMPARE = ("=", "!=", "<", "<=", ">", ">=")
 _ORDERED = ("<", "<=", ">", ">=")
-_MEANT = {"==": "=", "<>": "!=", "&&": "and", "||": "or"}
+_MEANT = {"==": "=", "<>": "!=", "=>": ">=", "=<": "<=", "&&": "and", "||": "or"}
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
 
 
@@ -204,10 +204,12 @@ class _Parser:
             return f"{token.text} is not known", f"Write {_MEANT[token.text]}."
         if token.text == ")":
             return "this ) closes nothing", "Take it away, or open it with ( before."
+        if token.is_word("ORDER"):
+            return "the order is no part of a filter", "Give it with --order-by, in Python with order_by=."
         if token.text == ",":
             return "conditions are not parted by commas", "Write and between them."
         return (
-            f"{safe_name(token.text)} stands where a condition has ended",
+            f"{_brief(token.text)} stands where a condition has ended",
             "Write and or or between conditions.",
         )
 
@@ -261,8 +263,7 @@ class _Parser:
     def _name(self) -> tuple[str, str, int]:
         token = self._take()
         if token.kind == "end":
-            before = "" if token.column == 1 else " behind the last word"
-            self._wrong(token.column, f"a condition is missing{before}", "Such as metrics.acc > 0.9")
+            self._wrong(token.column, "a condition is missing here", "Such as metrics.acc > 0.9")
         if token.is_word("NOT"):
             self._wrong(token.column, "NOT stands only before IN and NULL", "Write != or NOT IN ('a', 'b').")
         if token.is_word("AND", "OR"):
@@ -282,11 +283,11 @@ class _Parser:
         return entity, key, token.column
 
     def _misplaced(self, token: _Token) -> NoReturn:
-        shown = safe_name(token.text)
+        shown = _brief(token.text)
         operator, name = self.tokens[self.at], self.tokens[min(self.at + 1, len(self.tokens) - 1)]
         fix = "Such as metrics.acc > 0.9"
         if operator.text in _TURNED and name.kind == "word":
-            fix = f"Turn it around: {safe_name(name.text)} {_TURNED[operator.text]} {shown}"
+            fix = f"Turn it around: {_brief(name.text)} {_TURNED[operator.text]} {shown}"
         self._wrong(token.column, f"a condition begins with a name, not with {shown}", fix)
 
     def _parts(self, token: _Token) -> tuple[str | None, str]:
@@ -321,16 +322,16 @@ class _Parser:
                 token.column, f"runs have no {key} here", "artifacts_state tells whether they are kept."
             )
         near = _nearest(key, [*ATTRIBUTES, *ALIASES])
-        fix = f"Did you mean {near}?" if near else f"There are {', '.join(ATTRIBUTES)}."
-        also = f" A metric is metrics.{safe_name(key)}, a parameter params.{safe_name(key)}."
-        return self._wrong(token.column, f"runs have no attribute {safe_name(key)!r}", fix + also)
+        also = f"A metric is metrics.{_brief(key)}, a parameter params.{_brief(key)}."
+        fix = f"Did you mean {near}? {also}" if near else f"{also} Attributes: {', '.join(ATTRIBUTES)}."
+        return self._wrong(token.column, f"runs have no attribute {_brief(key)!r}", fix)
 
     def _unknown_entity(self, head: str, token: _Token) -> NoReturn:
         if head in ("dataset", "datasets"):
             self._wrong(token.column, "runs have no datasets here", "Tag the run and ask for tags.NAME.")
         near = _nearest(head, _ENTITIES)
         fix = f"Did you mean {near}?" if near else "Names begin with metrics., params., tags. or attributes."
-        self._wrong(token.column, f"{safe_name(head)}. is not known", fix)
+        self._wrong(token.column, f"{_brief(head)}. is not known", fix)
 
     # -- operators
 
@@ -359,11 +360,15 @@ class _Parser:
         return self._no_operator(token, f"{entity}.{key}" if entity != ATTRIBUTE else key)
 
     def _no_operator(self, token: _Token, name: str) -> NoReturn:
-        shown = safe_name(name)
+        shown = _brief(name)
         if token.text in _MEANT:
             self._wrong(token.column, f"{token.text} is not known", f"Write {_MEANT[token.text]}.")
+        instead = {"BETWEEN": ">= 1 and {} <= 2", "CONTAINS": "LIKE '%a%'"}.get(token.text.upper())
+        if instead:
+            fix = f"Write {shown} {instead.format(shown)}"
+            self._wrong(token.column, f"{token.text} is not known", fix)
         if token.kind == "word" and self.next.kind == "operator":
-            whole = safe_name(f"{name} {token.text}")
+            whole = _brief(f"{name} {token.text}")
             head, _, key = whole.partition(".")
             fix = f"A name with spaces stands in backticks: {head}.`{key}`" if key else "Quote it: `a b`"
             self._wrong(token.column, f"{shown} is followed by another word", fix)
@@ -406,7 +411,9 @@ class _Parser:
                 return tuple(found)
             if token.text != ",":
                 self._wrong(
-                    token.column, "the values of a list are parted by commas and end with )", "('a', 'b')"
+                    token.column,
+                    "the values of a list are parted by commas and end with )",
+                    "Such as ('a', 'b')",
                 )
 
     def _value(self, made: Condition) -> float | int | str | bool:
@@ -422,7 +429,7 @@ class _Parser:
         return self._no_value(made, token)
 
     def _no_value(self, made: Condition, token: _Token) -> NoReturn:
-        shown, name = safe_name(token.text), _shown(made)
+        shown, name = _brief(token.text), _shown(made)
         if token.kind == "end" or token.text in (")", ","):
             self._wrong(token.column, f"{name} {made.operator} has no value behind it", _example(made))
         if token.is_word("NULL"):
@@ -444,10 +451,10 @@ class _Parser:
         if kind == TIME:
             if interval(found) is None:
                 fix = "Such as '2026-01-31', '2026-01-31T14:30' or '2026-01-31T14:30:05+01:00'."
-                self._wrong(token.column, f"{safe_name(token.text)} is no time", fix)
+                self._wrong(token.column, f"{_brief(token.text)} is no time", fix)
             return found
         if kind != TEXT or (made.operator in _ORDERED and made.entity != ATTRIBUTE):
-            inner = safe_name(found)
+            inner = _brief(found)
             numeric = re.fullmatch(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", found)
             fix = (
                 f"Take the quotes away: {_shown(made)} {made.operator} {inner}" if numeric else _example(made)
@@ -485,12 +492,17 @@ def _shown(made: Condition) -> str:
     if made.entity == ATTRIBUTE:
         return made.key
     key = made.key if re.fullmatch(r"[\w.]+", made.key) else f"`{made.key}`"
-    return safe_name(f"{made.entity}.{key}")
+    return _brief(f"{made.entity}.{key}")
+
+
+def _brief(text: str) -> str:
+    return shortened(safe_name(text), 60)
 
 
 def _example(made: Condition) -> str:
     operator = made.operator if made.operator in _COMPARE else "="
-    value = {NUMBER: "0.9", TIME: "'2026-01-31'", TRUTH: "true", TEXT: "'a'"}[kind_of(made)]
+    number = "60" if made.key == "duration" else "0.9"
+    value = {NUMBER: number, TIME: "'2026-01-31'", TRUTH: "true", TEXT: "'a'"}[kind_of(made)]
     if operator in _ORDERED and value == "'a'":
         value = "0.9"
     return f"Such as {_shown(made)} {operator} {value}"
@@ -505,7 +517,7 @@ def _unreadable(char: str) -> tuple[str, str]:
         return "! stands only in !=", "Write != or NOT IN ('a', 'b')."
     if char in "&|":
         return f"{char} is not known", f"Write {'and' if char == '&' else 'or'}."
-    return f"{safe_name(char)} means nothing here", "Put what is part of a name or value in quotes."
+    return f"{_brief(char)} means nothing here", "Put what is part of a name or value in quotes."
 
 
 def wrong(text: str, column: int, what: str, fix: str) -> UsageError:

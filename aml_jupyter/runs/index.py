@@ -205,7 +205,8 @@ class History:
         return self._rows(lambda: self._search(chosen, limit).texts(wanted))
 
     def _search(self, chosen: Choice, limit: int = -1) -> Search:
-        if self._counts is None or self._counts.stale:
+        # without a filter nothing is counted
+        if chosen.conditions and (self._counts is None or self._counts.stale):
             self._counts = choosing.Counts(self._ask)
         return Search(self._ask, self._counts, chosen, limit)
 

@@ -30,7 +30,7 @@ TRIED = 16
 class Search:
     """One question to one index, which is asked by `ask`; a negative limit is none."""
 
-    def __init__(self, ask: Ask, counts: choosing.Counts, chosen: Choice, limit: int) -> None:
+    def __init__(self, ask: Ask, counts: choosing.Counts | None, chosen: Choice, limit: int) -> None:
         self.ask = ask
         self.counts = counts
         self.chosen = chosen
@@ -39,7 +39,9 @@ class Search:
     def count(self) -> int:
         """How many runs are meant."""
         stretches = choosing.stretches(self.chosen)
-        table, where, values = self._way(self.counts.rarest(stretches, self.counts.whole))
+        counts = self.counts
+        rarest = counts.rarest(stretches, counts.whole) if counts and stretches else None
+        table, where, values = self._way(rarest)
         return int(self.ask(f"SELECT count(*) FROM {table}{where}", values)[0][0])
 
     def texts(self, orders: Sequence[Order]) -> Texts:
@@ -71,16 +73,19 @@ class Search:
     def _begin(self, orders: Sequence[Order]) -> tuple[Stretch | None, Texts | None]:
         """The stretch to begin with, or none; and the answer where it was found on the way."""
         stretches = choosing.stretches(self.chosen)
-        rare = self.counts.rare(stretches)
-        if rare is not None or not stretches:
+        counts = self.counts
+        if counts is None or not stretches:
+            return None, None
+        rare = counts.rare(stretches)
+        if rare is not None:
             return rare, None
-        steps = self.counts.whole
+        steps = counts.whole
         if self.limit > 0 and _is_walk(orders):
             tried = self._try(orders[0] if orders else None)
             if len(tried) >= self.limit:
                 return None, tried
             steps = min(steps, TRIED * self.limit * self.limit // max(1, len(tried)))
-        return self.counts.rarest(stretches, steps), None
+        return counts.rarest(stretches, steps), None
 
     def _try(self, order: Order | None) -> Texts:
         """What the first runs in order give."""
