@@ -417,7 +417,8 @@ def _repair(options: Namespace, screen: Screen) -> int:
         screen.path(f"{word}: {step.code}: {step.path}")
         screen.path(f"    {step.done}")
     if not done.left:
-        screen.remark("aml: no damage is left" if done.steps else "aml: no damage found")
+        left = "aml: nothing else is wrong" if options.dry_run else "aml: no damage is left"
+        screen.remark(left if done.steps else "aml: no damage found")
     else:
         screen.remark("aml: damage that was found:" if options.dry_run else "aml: beyond repair:")
         _tell_findings(done.left, screen)
