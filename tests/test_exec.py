@@ -203,6 +203,24 @@ def test_a_notebook_runs_such_a_script_below_the_cell(kernel: Notebook) -> None:
 
 
 @pytest.mark.slow
+def test_the_stop_button_interrupts_a_program_and_then_kills_it(kernel: Notebook) -> None:
+    cell = kernel.start("%aml exec sh -c 'echo ready; exec sleep 600'")
+    kernel.until(lambda: "ready" in cell.text())
+    kernel.interrupt()
+    kernel.finish(cell)
+    assert cell.status == "error"
+    assert "exit status -2" in cell.error
+    loop = "trap 'echo heard' INT; echo ready; while :; do sleep 0.1; done"
+    cell = kernel.start(f'%aml exec sh -c "{loop}"')
+    kernel.until(lambda: "ready" in cell.text())
+    kernel.interrupt()
+    kernel.until(lambda: "heard" in cell.text())
+    kernel.interrupt()
+    kernel.finish(cell)
+    assert "exit status -9" in cell.error
+
+
+@pytest.mark.slow
 def test_a_program_that_fails_stops_a_notebook(kernel: Notebook) -> None:
     cell = kernel.run("%aml exec sh -c 'echo out; echo err >&2; exit 4'")
     assert cell.status == "error"

@@ -9,24 +9,30 @@ import signal
 import subprocess
 import time
 
+from aml_jupyter.magics.submit import SHUTDOWN, Interrupts
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from aml_jupyter.commands.screen import Screen as Shown
+    from aml_jupyter.magics.page import Page
 
 # seconds that what a program left behind may keep its output open after its end
 LINGERING = 0.5
+# seconds between two looks at whether it was interrupted
+LOOK = 0.1
 BLOCK = 65536
 
 
 def run(
-    words: Sequence[str],
-    variables: Mapping[str, str],
-    folder: str | None,
-    show: Callable[[str, str], None],
+    words: Sequence[str], variables: Mapping[str, str], folder: str | None, screen: Shown, page: Page
 ) -> int:
-    """Run a program and show what it prints on `stdout` and `stderr`; its exit status, minus a signal.
+    """Run a program and show what it prints; its exit status, minus a signal.
 
-    Raises OSError for a program that cannot be started.
+    An interrupt is one of the program, a second one kills it.  A kernel that leaves lets it go on, without a
+    reader.  Raises OSError for a program that cannot be started.
     """
     process = subprocess.Popen(
         list(words),
@@ -37,14 +43,23 @@ def run(
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    asked = 0
-    with process, _Pump(process, show) as pump:
-        while True:
-            try:
-                return pump.rest()
-            except KeyboardInterrupt:
-                asked += 1
-                _signal(process, signal.SIGINT if asked == 1 else signal.SIGKILL)
+    with Interrupts() as interrupts, _Pump(process, screen) as pump:
+        while pump.look():
+            _obey(process, interrupts, page)
+        return process.wait()
+
+
+def _obey(process: subprocess.Popen[bytes], interrupts: Interrupts, page: Page) -> None:
+    """Interrupt the program, or kill it, when a person has interrupted the cell."""
+    if not interrupts.unheard():
+        return
+    if interrupts.heard == 0:
+        interrupts.hear()
+        time.sleep(SHUTDOWN)
+    if page.leaving:
+        raise KeyboardInterrupt
+    _signal(process, signal.SIGKILL if interrupts.count > 1 else signal.SIGINT)
+    interrupts.hear()
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
@@ -57,14 +72,14 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 class _Pump:
     """Shows what two pipes bring until both are closed, or the program has ended and they are silent."""
 
-    def __init__(self, process: subprocess.Popen[bytes], show: Callable[[str, str], None]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], screen: Shown) -> None:
         self.process = process
-        self.show = show
+        self.screen = screen
         self.selector = selectors.DefaultSelector()
-        self.decoders = {}
+        self.decoders: dict[str, codecs.IncrementalDecoder] = {}
+        self.ended = 0.0
         for name in ("stdout", "stderr"):
-            pipe = getattr(process, name)
-            self.selector.register(pipe, selectors.EVENT_READ, name)
+            self.selector.register(getattr(process, name), selectors.EVENT_READ, name)
             self.decoders[name] = codecs.getincrementaldecoder("utf-8")("replace")
 
     def __enter__(self) -> _Pump:
@@ -72,24 +87,25 @@ class _Pump:
 
     def __exit__(self, *_: object) -> None:
         self.selector.close()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
 
-    def rest(self) -> int:
-        """Show everything up to the end; the exit status."""
-        ended: float | None = None
-        while self.selector.get_map():
-            found = self.selector.select(0.1)
-            for key, _ in found:
-                self._take(key.fd, key.data, key.fileobj)
-            if self.process.poll() is not None:
-                ended = time.monotonic() if ended is None else ended
-                if not found and time.monotonic() - ended > LINGERING:
-                    break
-        return self.process.wait()
+    def look(self) -> bool:
+        """Show what is there, or wait a moment; whether more may come."""
+        found = self.selector.select(LOOK)
+        for key, _ in found:
+            self._take(key.fd, key.data, key.fileobj)
+        if self.process.poll() is not None:
+            self.ended = self.ended or time.monotonic()
+            if not found and time.monotonic() - self.ended > LINGERING:
+                return False
+        return bool(self.selector.get_map()) or self.process.returncode is None
 
-    def _take(self, fd: int, name: str, pipe: object) -> None:
+    def _take(self, fd: int, name: str, pipe: Any) -> None:
         block = os.read(fd, BLOCK)
         text = self.decoders[name].decode(block, final=not block)
         if text:
-            self.show(name, text)
+            self.screen.output(name, text)
         if not block:
-            self.selector.unregister(pipe)  # type: ignore[arg-type]  # the file that was registered
+            self.selector.unregister(pipe)

@@ -178,7 +178,7 @@ class NotebookScreen(Screen):
         """Run a program below the cell: the kernel stays what it is."""
         from aml_jupyter.magics.program import run
 
-        return run(words, variables, folder, self.output)
+        return run(words, variables, folder, self, self.page)
 
     def table(self, columns: list[str], rows: list[list[str]]) -> None:
         """Show rows below their columns."""
