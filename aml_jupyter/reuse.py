@@ -1,26 +1,26 @@
 """Whether a run that is asked for has completed already, so that it need not be done again.
 
 A wrong answer is worse than none: a run is reused only where all that is known of its making is equal, and
-nothing is part of it that no record holds (values of `-e`, variables of the caller, the shared folder, an
-environment that is to be made anew).
+nothing is part of it that no record tells (the shared folder, an environment that is to be made anew); values
+of `-e` and variables of the caller are compared by keyed hashes.
 """
 
 from __future__ import annotations
 
 import os
-import re
 
 from aml_jupyter import artifacts, demands, experiment, runs
 from aml_jupyter.artifacts.store import check_key
 from aml_jupyter.config import aml_home, registered
 from aml_jupyter.errors import AmlError
 from aml_jupyter.experiment.again import request_json, workdir_of
+from aml_jupyter.experiment.reading import reads
 from aml_jupyter.experiment.writing import linked_by, take_snapshot
 from aml_jupyter.frozen import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from aml_jupyter.config import Project
@@ -28,14 +28,9 @@ if TYPE_CHECKING:
     from aml_jupyter.runs import Record, RunDirectory
     from aml_jupyter.snapshot import Snapshot
 
-# runs of the same code that are looked at, newest first; bytes of a Python file that is searched
-MOST, LARGEST_CODE = 100, 4 << 20
-# where code reads variables, and which, where it says so
-_ENVIRONMENT = re.compile(rb"\b(?:environb?|getenvb?)\b")
-_NAMED = re.compile(
-    rb"""\b(?:environ(?:\.get|\.setdefault|\.pop)?\s*[\[(]|getenv\s*\()\s*[rbu]?["']([A-Za-z_]\w*)["']"""
-)
-_OURS = (b"AML_", b"AZUREML_", b"MLFLOW_")
+# runs of the same code that are looked at, newest first
+MOST = 100
+OTHER_VARIABLES = "other variables of the caller, or none that were compared (it was not run with --needed)"
 # options that ask for something new
 ANEW = ("relock", "no_cache")
 # of what a target is told: names and files do not change what a run does
@@ -60,16 +55,17 @@ def look(request: Request, project: Project | None) -> Answer:
     planned = experiment.plan(request, project)
     if planned.repeats is None:
         planned = planned.replace(project=registered(planned.project))
-    if why := _unknown(planned):
-        return Answer(directory=None, why=why)
+    if _asks_anew(planned):
+        return Answer(directory=None, why="it asks for a new environment")
     snapshot = take_snapshot(planned, Store(home + "/snapshots"))
-    if why := _reads_elsewhere(planned, snapshot, home):
-        return Answer(directory=None, why=why)
+    read = reads(planned, snapshot.id, home)
+    if read.why:
+        return Answer(directory=None, why=read.why)
     with runs.History(home) as history:
         candidates = history.completed(snapshot.id, planned.project.key)[:MOST]
     if not candidates:
         return Answer(directory=None, why="no run of this code has completed")
-    wanted = _wanted(planned, snapshot, home)
+    wanted = {**_wanted(planned, snapshot, home), OTHER_VARIABLES: dict(read.fingerprint)}
     environment = _environment_now(planned)
     if environment is None:
         return Answer(directory=None, why="its environment is not made yet, or not known here")
@@ -83,51 +79,9 @@ def look(request: Request, project: Project | None) -> Answer:
     return Answer(directory=None, why=f"{who} had {' and '.join(closest[:3])}")
 
 
-def _unknown(planned: Plan) -> str:
-    """What keeps a run from being compared with any other; empty for nothing."""
-    request = planned.request
-    if names := sorted({**request.environment, **request.secrets}):
-        return f"it is given {', '.join(names)}, and no record holds such values"
-    resources = request.resources
-    if any(resources.get(name) for name in ANEW) or resources.get("pull") == "always":
-        return "it asks for a new environment"
-    return ""
-
-
-def _reads_elsewhere(planned: Plan, snapshot: Snapshot, home: str) -> str:
-    """What the code seems to read that no record holds; empty for nothing."""
-    from aml_jupyter.share import IN_CONTAINER, VARIABLE
-
-    words = (VARIABLE.encode(), IN_CONTAINER.rstrip("/").encode())
-    known = {name.encode() for name in planned.configuration.environment_variables}
-    for text in _code(planned, snapshot, home):
-        if planned.share is not None and any(word in text for word in words):
-            return "its code uses the shared folder, which may hold something else now"
-        # a container has the variables that it is given; a process of this computer has the caller's too
-        if planned.target.kind not in demands.CONTAINERS and (name := _variable(text, known)):
-            return f"its code reads {name} of the environment, which no record holds"
-    return ""
-
-
-def _code(planned: Plan, snapshot: Snapshot, home: str) -> Iterator[bytes]:
-    from aml_jupyter.snapshot import Store
-
-    store = Store(home + "/snapshots")
-    if planned.request.cell is not None:
-        yield planned.request.cell
-    for entry in store.manifest(snapshot.id):
-        if entry.kind == "file" and entry.path.endswith(".py") and entry.size <= LARGEST_CODE:
-            yield store.read(snapshot.id, entry.path)
-
-
-def _variable(text: bytes, known: set[bytes]) -> str:
-    """A variable of the caller that code reads; any of them where the code does not say which."""
-    uses = len(_ENVIRONMENT.findall(text))
-    named = _NAMED.findall(text)
-    if uses > len(named):
-        return "variables"
-    unknown = [name for name in named if name not in known and not name.startswith(_OURS)]
-    return unknown[0].decode() if unknown else ""
+def _asks_anew(planned: Plan) -> bool:
+    resources = planned.request.resources
+    return any(resources.get(name) for name in ANEW) or resources.get("pull") == "always"
 
 
 def _wanted(planned: Plan, snapshot: Snapshot, home: str) -> dict[str, Any]:
@@ -181,7 +135,14 @@ def _had(directory: RunDirectory, record: Record, asked: Mapping[str, Any]) -> d
         "another shared folder": asked.get("share"),
         "other Spark settings": asked.get("spark"),
         "other resources": _asked_for(asked.get("resources") or {}),
+        OTHER_VARIABLES: _fingerprint(record),
     }
+
+
+def _fingerprint(record: Record) -> dict[str, Any] | None:
+    """The keyed hashes of what no record holds; None for a run that was given more than it hashed."""
+    found = dict(record.properties.get("needed") or {})
+    return found if set(record.environment_secret) <= set(found) else None
 
 
 def _bare(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,7 +250,6 @@ def _differences(
     kept = record.status == "Completed" and record.artifacts_state not in ("failed", "partial")
     found = {
         "outputs that were not kept": not kept,
-        "variables that no record holds": bool(record.environment_secret),
         **{name: had[name] != value for name, value in wanted.items()},
         "another environment": any(record.environment.get(name) != one for name, one in environment.items()),
     }

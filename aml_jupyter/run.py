@@ -153,6 +153,7 @@ class Run:
             compute=target,
             params=dict(params or {}),
             environment=dict(environment or {}),
+            needed=needed,
             **options,
         )
         if needed and (done := _completed(request, None)):
@@ -401,7 +402,7 @@ def submit(
     compared = {"tolerance": options.pop("tolerance")} if several and "tolerance" in options else {}
     queue = options.pop("queue", False)
     needed = options.pop("needed", False)
-    request = _request("submit", target, script, arguments, options)
+    request = _request("submit", target, script, arguments, options).replace(needed=needed)
     if needed and not several and (done := _completed(request, find_project(project))):
         return done
     if queue:
@@ -513,7 +514,7 @@ def sweep(  # noqa: PLR0913 - what a line of a notebook can say of a sweep
         fail_fast=fail_fast,
         queue=queue,
     )
-    request = _request("sweep", target, script, arguments, options)
+    request = _request("sweep", target, script, arguments, options).replace(needed=needed)
     found = find_project(project)
 
     def completed(one: Request) -> RunDirectory | None:

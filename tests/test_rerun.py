@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -181,7 +182,7 @@ def test_whatever_differs_has_it_run(plain: Path, home: str) -> None:
     assert _needed(home) == ""
     assert "arguments" in _needed(home, params={"rate": 0.6})
     assert "arguments" in _needed(home, arguments=("a",))
-    assert "SHIFT" in _needed(home, environment={"SHIFT": "1"})
+    assert "variables" in _needed(home, environment={"SHIFT": "1"})
     assert "inputs" in _needed(home, given={"model": f"{first.id}:model.txt"})
     cell: dict[str, object] = {"script": None, "cell": b"print(1)", "params": {}}
     assert _needed(home, **cell)
@@ -202,9 +203,21 @@ def test_code_that_uses_the_share_is_always_run(plain: Path, home: str) -> None:
     assert "shared folder" in _needed(home)
 
 
-def test_a_run_with_values_that_no_record_holds_stands_for_no_other(plain: Path, home: str) -> None:
-    trained(environment={"SHIFT": "1"})
-    assert "no record holds" in _needed(home)
+def test_values_that_no_record_holds_are_compared_when_both_are_needed(plain: Path, home: str) -> None:
+    given = {"SHIFT": "planted-value"}
+    trained(environment=given)
+    assert "variables" in _needed(home, environment=given)
+    assert "variables" in _needed(home)
+    run = trained(environment=given, needed=True)
+    assert _needed(home, environment=given) == ""
+    assert "variables" in _needed(home, environment={"SHIFT": "another"})
+    assert "variables" in _needed(home)
+    # without the key of this home nobody can try values against what is kept
+    kept = Path(runs.find(run.id, home).run_json).read_bytes()
+    assert b"planted-value" not in kept
+    assert hashlib.sha256(b"planted-value").hexdigest().encode() not in kept
+    Path(home, "needed.key").unlink()
+    assert "variables" in _needed(home, environment=given)
 
 
 def test_a_failed_run_stands_for_no_other(plain: Path, home: str) -> None:
@@ -223,27 +236,46 @@ def test_a_cell_with_other_values_is_needed(plain: Path, home: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "why"),
-    [
-        ("import os; os.environ['RATE']", "RATE"),
-        ('import os; os.environ.get("RATE", 1)', "RATE"),
-        ("from os import getenv; getenv('RATE')", "variables"),
-        ("import os; everything = dict(os.environ)", "variables"),
-        ("import os; os.environ['AML_INPUT_MODEL']; os.environ['AZUREML_RUN_ID']", ""),
-        ("import os; os.environ['SHIFT']", ""),  # the run configuration gives it
-    ],
+    "line",
+    ["import os; os.environ['RATE']", 'import os; os.environ.get("RATE", 1)', "import os; os.getenv('RATE')"],
 )
-def test_code_that_reads_variables_of_the_caller_is_always_run(
-    plain: Path, home: str, line: str, why: str
+def test_variables_of_the_caller_that_code_reads_are_compared(
+    plain: Path, home: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (plain / "extra.py").write_text(line)
+    monkeypatch.delenv("RATE", raising=False)
+    trained()
+    assert "variables" in _needed(home)
+    trained(needed=True)
+    assert _needed(home) == ""
+    monkeypatch.setenv("RATE", "")
+    assert "variables" in _needed(home)
+    trained(needed=True)
+    assert _needed(home) == ""
+    monkeypatch.setenv("RATE", "2")
+    assert "variables" in _needed(home)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import os; dict(os.environ)", "import os; os.environ[name]", "from os import getenv; getenv('A')"],
+)
+def test_code_that_does_not_say_which_variables_it_reads_is_always_run(
+    plain: Path, home: str, line: str
+) -> None:
+    (plain / "extra.py").write_text(line)
+    trained(needed=True)
+    assert "without saying which" in _needed(home)
+
+
+def test_variables_that_the_record_holds_are_no_reason(plain: Path, home: str) -> None:
     (plain / "aml_config").mkdir()
     (plain / "aml_config/mine.runconfig").write_text(
         "Target: local\nEnvironmentVariables:\n  SHIFT: '1'\nFramework: Python\n"
     )
-    (plain / "extra.py").write_text(line)
+    (plain / "extra.py").write_text("import os; os.environ['SHIFT']; os.environ['AZUREML_RUN_ID']")
     trained(target="mine")
-    found = _needed(home, target="mine")
-    assert (why in found) if why else not found
+    assert _needed(home, target="mine") == ""
 
 
 # ---- lineage

@@ -59,6 +59,7 @@ def rerun_request(options: Namespace) -> Request:
         name=options.name,
         tags=tuple(options.tag),
         message=options.message,
+        needed=options.needed,
         resources={"relock": True} if options.relock else {},
     )
 

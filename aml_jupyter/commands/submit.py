@@ -167,6 +167,7 @@ def request_of(options: Namespace, **more: Any) -> Request:
         rules=rules_of(options),
         from_run=options.from_run,
         given=dict(options.given),
+        needed=options.needed,
         resources=resources_of(options),
         **more,
     )

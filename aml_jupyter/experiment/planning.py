@@ -32,7 +32,7 @@ LARGEST_SCRIPT = 4 << 20
 
 
 def fetch_code(source: RunDirectory) -> None:
-    """Have here what a run was made of, where its store has it and this computer not.  Raises ArtifactError."""
+    """Have here what a run was made of, where only its store has it.  Raises ArtifactError."""
     if os.path.exists(source.path + "/remote.json"):
         from aml_jupyter import syncing
 

@@ -25,6 +25,7 @@ class Request(Value):
     run may use of its target (`cpus`, `memory`, `gpus`, `image`, ...).
     `given` are files of earlier runs by name (`RUN:PATH`, `asset:NAME`); `rerun_of` is a run that is
     repeated: what it was asked for counts, but for what is named here.  A `hidden` run is in no list.
+    With `needed` the record holds what other runs are told from it by.
     """
 
     target: str = "local"
@@ -52,6 +53,7 @@ class Request(Value):
     resources: Mapping[str, object] = {}
     given: Mapping[str, str] = {}
     rerun_of: str | None = None
+    needed: bool = False
     hidden: bool = False
 
 

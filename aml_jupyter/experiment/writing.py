@@ -269,10 +269,15 @@ def _record(
 
 
 def _properties(planned: Plan, snapshot: Snapshot) -> dict[str, Any]:
-    found = {"CommitId": snapshot.id}
+    found: dict[str, Any] = {"CommitId": snapshot.id}
     if planned.repeats:
         found["rerun_of"] = planned.repeats.run_id
         found["rerun_of_uuid"] = runs.load_record(planned.repeats).uuid
+    if planned.request.needed:
+        from aml_jupyter.experiment.reading import reads
+
+        if read := reads(planned, snapshot.id, aml_home()).fingerprint:
+            found["needed"] = dict(read)
     return found
 
 
