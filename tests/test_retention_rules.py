@@ -232,3 +232,19 @@ def test_a_run_that_an_asset_names_stays_in_any_version_until_the_link_file_is_g
     link.unlink()
     aml("gc", "--keep-last", "0")
     assert listed(home) == []
+
+
+def test_gc_without_a_project_still_collects_what_no_run_needs(
+    home: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = made(home, days=100)
+    settings.put(None, "retention.keep_last", "0")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert aml("gc")[0] == 0
+    assert listed(home) == [directory.run_id]
+    with pytest.raises(UsageError, match="working folder is gone"):
+        aml("gc", "--keep-last", "1")
+    assert aml("gc", "--all-projects", "--keep-last", "1")[0] == 0

@@ -208,12 +208,19 @@ def do_gc(options: Namespace, screen: Screen) -> int:
     return 0
 
 
+def _is_nowhere(options: Namespace) -> bool:
+    """Whether no project is meant: the working folder is gone or broken, and none is named."""
+    return not options.all_projects and options.project is None and here() is None
+
+
 def _dropped(options: Namespace, home: str) -> list[Dropped]:
     from aml_jupyter.retention import copies, policy
 
-    project = None if options.all_projects else project_of(options)
     age = options.drop_local
-    if age is None and not options.no_rules:
+    if age is None and (options.no_rules or _is_nowhere(options)):
+        return []
+    project = None if options.all_projects else project_of(options)
+    if age is None:
         age = policy.drop_age(project.root if project else None)
     if age is None:
         return []
@@ -253,6 +260,8 @@ def _chosen(options: Namespace, home: str) -> Choice | None:
     }
     asked = {name: value for name, value in asked.items() if value is not None}
 
+    if not asked and _is_nowhere(options):
+        return None
     project = None if options.all_projects else project_of(options)
 
     def rules_of(_key: str, root: str) -> rules.Rules:
