@@ -29,6 +29,7 @@ LARGEST_CALL = 32 << 20  # bytes of one call's JSON; clients send a thousand met
 LARGEST_LINE = 1 << 16
 IDLE = 3600.0  # seconds that a connection may say nothing: training goes on between two values
 MANY = 32  # connections; one more is closed behind its answer
+MOST = 256  # connections; one more is closed at once
 BLOCK = 1 << 20
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
@@ -56,6 +57,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         folder = started.request["cwd"].encode("utf-8", "surrogateescape") + b"/outputs"
         self.files = tracking_files.Files(folder, inbox.partial)
         self.calls = tracking_calls.Calls(started, inbox.put, self.files)
+
+    def verify_request(self, request: "Any", client_address: "Any") -> bool:  # noqa: ARG002 - as it is called
+        """Whether one more connection is served."""
+        return self.open < MOST
 
     def handle_error(self, request: "Any", client_address: "Any") -> None:
         """A connection broke: its client knows."""
@@ -105,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError, socket.timeout):
             self.close_connection = True
         except Exception as error:  # noqa: BLE001 - whatever a client sent, the others are served on
-            self._send_json(500, {"error_code": "INTERNAL_ERROR", "message": _defect(error)})
+            self._send_json(400, {"error_code": "INTERNAL_ERROR", "message": _defect(error)})
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 

@@ -129,7 +129,7 @@ class Calls:
     def create_run(self, arguments: "Arguments") -> "Arguments":
         """A run of the program's own, kept inside this one."""
         if len(self.runs) > RUNS:
-            raise Refused(429, "RESOURCE_EXHAUSTED", "a program starts at most %d runs of MLflow" % RUNS)
+            raise Refused(400, "RESOURCE_EXHAUSTED", "a program starts at most %d runs of MLflow" % RUNS)
         tags = dict(pairs(arguments.get("tags") or [], "tags"))
         name = self._free_name(text_of(arguments, "run_name", "") or tags.get(NAME, ""))
         run_id = "%s-%d" % (self.main.run_id[:240], len(self.runs))

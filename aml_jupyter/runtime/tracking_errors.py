@@ -2,7 +2,10 @@
 
 
 class Refused(Exception):
-    """A call that is not carried out: HTTP status, MLflow's error code, and a sentence."""
+    """A call that is not carried out: HTTP status, MLflow's error code, and a sentence.
+
+    Clients try for minutes to get past 429 and most of 500: the user's program would stand still meanwhile.
+    """
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

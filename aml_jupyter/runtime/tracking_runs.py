@@ -126,7 +126,7 @@ class TrackedRun:
             raise invalid("a metric is no object")
         name = _key(text_of(given, "key"), "metric")
         if name not in self.metrics and len(self.metrics) >= METRICS:
-            raise Refused(429, "RESOURCE_EXHAUSTED", "a run has at most %d metrics" % METRICS)
+            raise Refused(400, "RESOURCE_EXHAUSTED", "a run has at most %d metrics" % METRICS)
         moment = whole(given, "timestamp", int(time.time() * 1000))
         return name, number(given.get("value")), moment, whole(given, "step", 0)
 
@@ -163,7 +163,7 @@ class TrackedRun:
                     " for run ID=%r. Attempted logging new value %r." % (name, seen[name], self.run_id, value)
                 )
         if len(seen) > WORDS:
-            raise Refused(429, "RESOURCE_EXHAUSTED", "a run has at most %d parameters" % WORDS)
+            raise Refused(400, "RESOURCE_EXHAUSTED", "a run has at most %d parameters" % WORDS)
 
     def log_param(self, name: str, value: str) -> None:
         """Keep a parameter that was checked."""
@@ -175,7 +175,7 @@ class TrackedRun:
         """Keep or change a tag.  Raises Refused."""
         _key(name, "tag")
         if name not in self.tags and len(self.tags) >= WORDS:
-            raise Refused(429, "RESOURCE_EXHAUSTED", "a run has at most %d tags" % WORDS)
+            raise Refused(400, "RESOURCE_EXHAUSTED", "a run has at most %d tags" % WORDS)
         self.tags[name] = value[:TAG]
         if name == "mlflow.runName":
             self.name = value[:KEY]
@@ -301,7 +301,7 @@ class Models:
 
     def _create(self, arguments: "Arguments", calls: "Calls") -> "Arguments":
         if len(self.found) >= WORDS:
-            raise Refused(429, "RESOURCE_EXHAUSTED", "a run has at most %d models" % WORDS)
+            raise Refused(400, "RESOURCE_EXHAUSTED", "a run has at most %d models" % WORDS)
         source = arguments.get("source_run_id")
         run = calls.run({"run_id": source}) if source else calls.main
         number_ = len(self.found) + 1
