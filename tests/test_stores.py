@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import resource
 import signal
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -51,6 +53,48 @@ class TestFsspecInMemory(ArtifactStoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> ArtifactStore:
         return open_store(f"memory://{tmp_path.name}")
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A server that speaks S3, on this machine."""
+    moto: Any = pytest.importorskip("moto.server", reason="needs moto")
+    make: Callable[..., Any] = moto.ThreadedMotoServer
+    server = make(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket that nobody else uses; the environment says how to get at it."""
+    from urllib.request import Request, urlopen
+
+    names = {"AWS_ENDPOINT_URL": s3, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
+    for name, value in (names | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{os.urandom(6).hex()}"
+    # the server takes anybody's word
+    urlopen(Request(f"{s3}/{name}", method="PUT")).close()
+    return name
+
+
+class TestFsspecOnS3(ArtifactStoreContract):
+    @pytest.fixture
+    def store(self, bucket: str) -> ArtifactStore:
+        return open_store(f"s3://{bucket}/team")
+
+
+def test_A16_a_bucket_that_is_missing_is_named(bucket: str, tmp_path: Path) -> None:
+    store = open_store("s3://no-such-bucket/team")
+    for attempt in (lambda: put(store, "k", b"x", tmp_path), lambda: store.claim("iris_1", "1111aaaa")):
+        with pytest.raises(ArtifactError) as caught:
+            attempt()
+        assert caught.value.code == "store.missing"
+        assert "s3://no-such-bucket/team" in str(caught.value)
 
 
 def test_what_is_kept_in_the_folder_of_a_team_is_for_all_who_may_use_the_folder(tmp_path: Path) -> None:

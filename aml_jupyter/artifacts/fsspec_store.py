@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 from aml_jupyter.artifacts.store import (
     CHUNK,
@@ -39,6 +40,8 @@ class FsspecStore:
         self.path = path
         self.url = f"{scheme}://{self.path}"
         self._opened: Any = None
+        # what was written is read again: of two that write the same key here, the second waits
+        self._writing = [threading.Lock() for _ in range(64)]
 
     @property
     def _fs(self) -> Any:
@@ -70,7 +73,7 @@ class FsspecStore:
 
     def _claimed(self, prefix: str, uuid: str) -> bool:
         name = self._at(f"{prefix}/{OWNER}")
-        with _Faults(prefix):
+        with _Faults(prefix, missing=self.url):
             if not self._fs.exists(name):
                 self._make_parent(name)
                 self._fs.pipe_file(name, uuid.encode())
@@ -84,17 +87,18 @@ class FsspecStore:
         meant = copy_hashed(source, None, key)
         if sha256 is not None and meant.sha256 != sha256:
             raise corrupt(key, sha256, meant.sha256)
-        name = self._at(key)
-        with _Faults(key):
-            if self._size(name) != meant.size or self._hash(name) != meant.sha256:
-                self._write(name, source)
-                found = self._hash(name)
+        with _Faults(key, missing=self.url), self._writing[hash(key) % len(self._writing)]:
+            if not self._is_there(self._at(key), meant):
+                self._write(self._at(key), source)
+                found = self._hash(self._at(key))
                 if found != meant.sha256:
-                    self._fs.rm_file(name)
                     raise corrupt(key, meant.sha256, found)
         if progress is not None:
             progress(meant.size)
         return meant
+
+    def _is_there(self, name: str, meant: Stored) -> bool:
+        return self._size(name) == meant.size and self._hash(name) == meant.sha256
 
     def _make_parent(self, name: str) -> None:
         """Folders, where the file system has any; a bucket is never made."""
@@ -220,10 +224,11 @@ class FsspecStore:
 
 
 class _Faults:
-    """Turns what a driver raises into the errors of a store."""
+    """Turns what a driver raises into the errors of a store; `missing` is what else may not be there."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, *, missing: str = "") -> None:
         self.key = key
+        self.missing = missing
 
     def __enter__(self) -> None:
         pass
@@ -232,6 +237,9 @@ class _Faults:
         if error is None or isinstance(error, ArtifactError) or not isinstance(error, Exception):
             return
         words = f"{self.key}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if isinstance(error, FileNotFoundError) and self.missing:
+            hint = "Make the bucket, or name another in artifacts.store."
+            raise ArtifactError(f"{self.missing} is not there", code="store.missing", hint=hint) from None
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise ArtifactError(f"{self.key} is not in the store", code="artifact.unknown") from None
         if isinstance(error, PermissionError) or "credential" in words.lower():

@@ -168,7 +168,7 @@ class BlobStore:
         found = self.properties(key)
         if found is None:
             raise ArtifactError(f"{key} is not in the store")
-        return io.BufferedReader(_Ranges(self, key, int(found.size)), 1 << 20)
+        return io.BufferedReader(_Ranges(self, key, found), 1 << 20)
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """A range of a blob, or several one after the other; see ArtifactStore."""
@@ -295,12 +295,13 @@ class _Taken:
 
 
 class _Ranges(io.RawIOBase):
-    """A blob as a file."""
+    """A blob as a file, of the version that it had when it was opened."""
 
-    def __init__(self, store: BlobStore, key: str, size: int) -> None:
+    def __init__(self, store: BlobStore, key: str, found: BlobProperties) -> None:
         self.store = store
         self.key = key
-        self.size = size
+        self.size = int(found.size)
+        self.etag = str(found.etag)
         self.at = 0
 
     def readable(self) -> bool:
@@ -319,20 +320,26 @@ class _Ranges(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        wanted = min(len(view), self.size - self.at)
-        if wanted <= 0:
-            return 0
-        data = self.store.read(self.key, self.at, wanted)
-        if not data:
-            raise corrupt_end(self.key)
+        data = self._next(len(view))
         view[: len(data)] = data
-        self.at += len(data)
         return len(data)
 
+    def readall(self) -> bytes:
+        return self._next(self.size)
 
-def corrupt_end(key: str) -> ArtifactError:
-    """The error for a blob that is shorter than it was said to be."""
-    return ArtifactError(f"{key} changed in the store while it was read", code="store.corrupt")
+    def _next(self, count: int) -> bytes:
+        from aml_jupyter.artifacts.azblob import reading
+
+        end = min(self.size, self.at + count)
+        if end <= self.at:
+            return b""
+        try:
+            data = reading.read_version(self.store, self.key, self.at, end, self.etag)
+        except reading.Changed:
+            words = f"{self.key} changed in the store while it was read"
+            raise ArtifactError(words, code="store.corrupt") from None
+        self.at = end
+        return data
 
 
 __all__ = ["ATTEMPTS", "HASH", "MOST_PARTS", "PARALLEL", "PART", "BlobStore", "Room"]

@@ -21,30 +21,33 @@ if TYPE_CHECKING:
     from aml_jupyter.artifacts.store import Progress
 
 
-class _Changed(Exception):
+class Changed(Exception):
     """The blob is another one than when the transfer began."""
 
 
 def read(store: BlobStore, key: str, start: int, length: int | None) -> bytes:
-    """The bytes of a range, as far as there are any."""
-    found = store.properties(key)
-    if found is None:
-        raise ArtifactError(f"{key} is not in the store")
-    size = int(found.size)
-    end = size if length is None else min(size, start + length)
-    if start >= end:
-        return b""
-    from aml_jupyter.artifacts.azblob import ATTEMPTS, PART
+    """The bytes of a range, as far as there are any, all of one version."""
+    from aml_jupyter.artifacts.azblob import ATTEMPTS
 
-    parts = []
-    for at in range(start, end, PART):
-        for _ in range(ATTEMPTS):
-            try:
-                parts.append(_range(store, key, at, min(PART, end - at), None))
-                break
-            except _Changed:
-                continue
-    return b"".join(parts)
+    for _ in range(ATTEMPTS):
+        found = store.properties(key)
+        if found is None:
+            raise ArtifactError(f"{key} is not in the store")
+        size = int(found.size)
+        end = size if length is None else min(size, start + length)
+        try:
+            return read_version(store, key, start, end, str(found.etag))
+        except Changed:
+            continue
+    raise ArtifactError(f"{key} changes in the store all the time", code="store.unavailable")
+
+
+def read_version(store: BlobStore, key: str, start: int, end: int, etag: str) -> bytes:
+    """The bytes of a range that is there.  Raises Changed when the blob is another one by now."""
+    from aml_jupyter.artifacts.azblob import PART
+
+    parts = [_range(store, key, at, min(PART, end - at), etag) for at in range(start, end, PART)]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _range(
@@ -55,7 +58,7 @@ def _range(
     etag: str | None,
     stop: threading.Event | None = None,
 ) -> bytes:
-    """One range, all of it, of the version that is named.  Raises _Changed."""
+    """One range, all of it, of the version that is named.  Raises Changed."""
     from azure.core import MatchConditions
     from azure.core.exceptions import IncompleteReadError, ResourceModifiedError
 
@@ -67,7 +70,7 @@ def _range(
         try:
             data: bytes = blob.download_blob(offset=start, length=length, **condition).readall()
         except ResourceModifiedError:
-            raise _Changed from None
+            raise Changed from None
         if len(data) != length:
             raise IncompleteReadError(f"{len(data)} of {length} bytes came")
         return data
@@ -91,7 +94,7 @@ def fetch(
         fetching = _Fetching(store, key, destination, progress)
         try:
             stored = fetching.run(have)
-        except _Changed:
+        except Changed:
             fetching.forget()
             have = 0
             continue
@@ -121,7 +124,7 @@ class _Fetching:
         self.stop = threading.Event()
 
     def run(self, have: int) -> Stored:
-        """Fetch all that is missing; size and hash of what the file holds then.  Raises _Changed."""
+        """Fetch all that is missing; size and hash of what the file holds then.  Raises Changed."""
         found = self.store.properties(self.key)
         if found is None:
             raise ArtifactError(f"{self.key} is not in the store")
