@@ -18,6 +18,7 @@ from aml_jupyter import plainjson
 from aml_jupyter.confined import make_root, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError
 from aml_jupyter.frozen import Value
+from aml_jupyter.locks import try_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,12 +159,15 @@ class Ending:
                 return
 
 
-def start(home: str, paths: list[str] | None = None, *, python: str = "") -> bool:
+def start(home: str, paths: list[str] | None = None, *, python: str = "", wait: bool = True) -> bool:
     """Start a process that pushes what is marked, unless one does; it is nobody's child.
 
-    `paths` are further entries of its sys.path.  False when there is nothing to push.
+    `paths` are further entries of its sys.path; without `wait` the caller is about to end.  False when there
+    is nothing to push now, or somebody is at it, who looks once more before leaving.
     """
-    if not any(one.due for one in all_marks(home)):
+    if wait and not any(one.due for one in all_marks(home)):
+        return False
+    if not _is_free(f"{home}/{LOCK}"):
         return False
     from aml_jupyter.credentials import without_passwords
 
@@ -181,11 +185,21 @@ def start(home: str, paths: list[str] | None = None, *, python: str = "") -> boo
         ],
         setsid=True,
     )
-    try:
-        os.waitpid(pid, 0)  # its first act is to leave a child behind
-    except ChildProcessError:  # this process has its children taken in by somebody else
-        pass
+    if wait:
+        try:
+            os.waitpid(pid, 0)  # its first act is to leave a child behind
+        except ChildProcessError:  # this process has its children taken in by somebody else
+            pass
     return True
+
+
+def _is_free(path: str) -> bool:
+    """Whether nobody pushes: who has the lock looks at the marks once more when it has given it back."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        return try_lock(fd)
+    finally:
+        os.close(fd)
 
 
 def pause_after(tries: int) -> float:

@@ -528,7 +528,7 @@ class _Supervision:
             return
         paths = [str(path) for path in self.record.supervisor.get("sys_path", ())]
         try:
-            pending.start(self.directory.home, paths, python=sys.executable)
+            pending.start(self.directory.home, paths, python=sys.executable, wait=False)
         except OSError as error:  # whoever ends a run next starts it
             self._log(f"it is stored later: {error}")
 

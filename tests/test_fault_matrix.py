@@ -164,7 +164,6 @@ PARTLY = {
     "K7": "output that comes back through a comm in a browser: the JupyterLab extension (ui-tests)",
     "K8": "a target that names its missing package, which waits for Docker and Azure (tests/executors)",
     "S12": "a quota (EDQUOT), which needs a file system with quotas",
-    "X2": "Blob storage, which waits for its store (tests/test_artifacts.py)",
     "X4": "`doctor`, which is not built: floors are those of pyproject.toml (tests/test_cli.py)",
     "X5": "eight hours and a disk that fills slowly: AML_SOAK_RUNS=100000 make soak",
 }

@@ -20,7 +20,7 @@ from aml_jupyter.errors import AmlError, ArtifactError, HistoryError
 from aml_jupyter.runs import RunDirectory
 from aml_jupyter.runs.directory import enter
 from aml_jupyter.sealed import seal, unseal
-from tests.azurite import ACCOUNT, Azurite
+from tests.azurite import ACCOUNT, KEY, Azurite
 from tests.faulty_http import FaultyHTTP
 from tests.made_runs import submit, write
 from tests.stored_runs import all_files, aml, blob_store, ended_run, machine, push, stored, until
@@ -370,27 +370,33 @@ def test_a_file_that_is_damaged_here_is_told_and_keeps_nothing_else_from_the_sto
 SECRET = "planted-4f1c"
 
 
-def test_no_secret_reaches_a_store(
-    project: Path, home: str, shared: Path, monkeypatch: pytest.MonkeyPatch
+def test_X2_no_secret_reaches_a_store_and_none_of_a_store_is_kept(
+    project: Path, home: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.put(None, settings.STORE, f"folder://{shared}")
+    settings.put(None, settings.STORE, store)
     (project / "aml_config").mkdir()
     (project / "aml_config/local.compute").write_text(f"type: local\npassword: {SECRET}\n")
     (project / "aml_config/local.runconfig").write_text(
-        f"Target: local\nFramework: Python\nEnvironmentVariables:\n  TOKEN: {SECRET}-configured\n  EPOCHS: '3'\n"
+        "Target: local\nFramework: Python\n"
+        f"EnvironmentVariables:\n  TOKEN: {SECRET}-configured\n  EPOCHS: '3'\n"
     )
     (project / ".env").write_text(f"KEY={SECRET}\n")
     monkeypatch.setenv("MY_KEY", SECRET)
+    for number in range(50):
+        monkeypatch.setenv(f"KEY_{number}", f"{SECRET}-{number}")
+    given = [word for number in range(0, 50, 2) for word in ("-e", f"KEY_{number}")]
     monkeypatch.setenv("AZURE_STORAGE_KEY", SECRET)
     (project / "vars").write_text(f"FROM_FILE={SECRET}\n")
     status, _, told = aml(
         "run", "local", "train.py", "-e", "MY_KEY", "-e", f"OTHER={SECRET}", "--env-file", "vars",
-        "--exclude", "vars",
+        "--exclude", "vars", *given,
     )  # fmt: skip
     assert status == 0, told
     directory = runs.find("@last", home)
     assert stored(directory) == "stored"
-    blobs = all_files(shared)
+    there = open_store(store)
+    keys = [one.key for root in ("ExperimentRun", "Snapshots", "Locks", "Runs") for one in there.list(root)]
+    blobs = {key: there.read(key) for key in keys}
     assert len(blobs) > 8
     # what a run configuration sets stands in the project, which the snapshot is; it stands nowhere else
     request = json.loads(blobs[f"ExperimentRun/{directory.run_id}/.aml/job/request.json"])
@@ -399,6 +405,11 @@ def test_no_secret_reaches_a_store(
     assert [name for name in found if not name.startswith("Snapshots/")] == []
     for name in found:
         assert blobs[name].count(SECRET.encode()) == blobs[name].count(f"{SECRET}-configured".encode())
+    with machine(str(tmp_path / "other"), store) as other:
+        assert aml("runs", "--from-store")[0] == 0
+        assert aml("get", directory.run_id, "-d", str(tmp_path / "got"))[0] == 0
+    for folder in (home, other):
+        assert [name for name, data in all_files(Path(folder)).items() if KEY.encode() in data] == []
 
 
 def test_a_run_that_goes_on_is_not_stored_and_one_that_is_gone_is_forgotten(home: str, shared: Path) -> None:
