@@ -98,9 +98,9 @@ def _real(words: Sequence[str]) -> int:
         what = GONE.get(group) or f"Groups that aml does: {', '.join(GROUPS)}."
         print(f"az ml {safe_name(group)} is nothing that aml does. {what}", file=sys.stderr)
         return USAGE
-    shown = safe_name(" ".join(words[:2]))
+    shown = safe_name(" ".join(["az", *words[:2]]))
     print(
-        f"az: 'az {shown}' is not part of aml, and no other az is on PATH: install the Azure CLI for it",
+        f"az: '{shown}' is not part of aml, and no other az is on PATH: install the Azure CLI for it",
         file=sys.stderr,
     )
     return NOT_THERE

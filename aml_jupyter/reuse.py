@@ -101,7 +101,7 @@ def _wanted(planned: Plan, snapshot: Snapshot, home: str) -> dict[str, Any]:
         "another kind of target": planned.target.kind,
         "another target": _bare(told),
         "another framework": planned.framework,
-        "other variables of its run configuration": dict(planned.configuration.environment_variables),
+        "other variables of its run configuration": planned.configuration.variables,
         "another shared folder": planned.share.path if planned.share else None,
         "other Spark settings": dict(spark.settings) if spark else None,
         "other resources": _asked_for(request.resources),

@@ -135,6 +135,7 @@ def test_run_configurations_say_which_data_and_how_much_of_it(
 ) -> None:
     project = tmp_path / "iris"
     shutil.copytree(IRIS, project)
+    (project / "train_and_share.py").unlink()  # what the share holds may be another thing tomorrow
     (project / "count.py").write_text(
         "from azureml.dataprep import datasource, package\nfrom azureml.dataprep._execution import execute\n"
         "print(len(execute('flowers.dprep', 0)), len(execute('flowers.dsource', 0)))\n"
@@ -156,6 +157,9 @@ def test_run_configurations_say_which_data_and_how_much_of_it(
     monkeypatch.chdir(project)
     assert aml("run", "few", "count.py").stdout == "10 10\n"
     assert aml("run", "other", "count.py").stdout == "50 50\n"
+    assert "not run again" in aml("run", "other", "count.py", "--needed").stderr
+    assert len(data("runs")) == 2
+    assert aml("rerun", "@last").stdout == "50 50\n"
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FILE_SELECTED = "$file"
 SHARE_BASE = "~/.azureml/share/"
+# the variable by which `azureml.dataprep` in a run knows what the run configuration says of data sources
+DATA_SOURCES = "AML_DATA_SOURCES"
 KINDS = ("local", "docker", "remotedocker", "remote", "cluster")
 
 _MARKERS = ("aml_config", ".azureml/project.json")
@@ -157,6 +159,21 @@ class RunConfiguration(Value):
     def arguments(self) -> tuple[str, ...]:
         """The arguments that the file itself gives."""
         return self.argument_vector[1:]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a run finds in its environment: the file's variables, and what it says of data sources."""
+        found = dict(self.environment_variables)
+        if not self.use_sampling or self.data_source_settings or self.data_source_substitutions:
+            from aml_jupyter import plainjson
+
+            asked = {
+                "sampling": self.use_sampling,
+                "settings": self.data_source_settings,
+                "substitutions": self.data_source_substitutions,
+            }
+            found[DATA_SOURCES] = plainjson.dumps(asked)
+        return found
 
     def command(self, script: str | None = None, arguments: Sequence[str] | None = None) -> tuple[str, ...]:
         """Script and arguments of a run.

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from aml_jupyter.config import RunConfiguration
     from aml_jupyter.experiment.request import Plan
     from aml_jupyter.lineage import Linked
     from aml_jupyter.runs import Record, RunDirectory
@@ -144,8 +143,7 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
         command = (command[0], runtime + "/run_cell.py", *command[1:])
     if planned.spark and planned.spark.properties:
         write_atomic(directory.job + "/spark.properties", planned.spark.properties)
-    environment = dict(planned.configuration.environment_variables)
-    environment.update(_data_sources(planned.configuration))
+    environment = planned.configuration.variables
     if planned.share:
         from aml_jupyter.share import VARIABLE
 
@@ -195,17 +193,6 @@ def linked_by(planned: Plan, snapshot: Snapshot, home: str) -> Linked | None:
         planned.request.cell,
         home,
     )
-
-
-def _data_sources(configuration: RunConfiguration) -> dict[str, str]:
-    """What the run configuration says of data sources, for `azureml.dataprep` in the run."""
-    settings, others = configuration.data_source_settings, configuration.data_source_substitutions
-    if configuration.use_sampling and not settings and not others:
-        return {}
-    from aml_jupyter import plainjson
-
-    asked = {"sampling": configuration.use_sampling, "settings": settings, "substitutions": others}
-    return {"AML_DATA_SOURCES": plainjson.dumps(asked)}
 
 
 def _given(planned: Plan, snapshot: Snapshot, home: str) -> dict[str, Any]:
