@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +218,71 @@ def test_a_server_that_is_not_there_or_is_none_is_told_in_a_sentence(
         mlflow.export(directory, Server(f"http://127.0.0.1:{port}"))
     assert told.value.code == "export.server"
     assert "cannot be reached" in told.value.message
+
+
+class _Liar(BaseHTTPRequestHandler):
+    """Answers every call with the same status and body."""
+
+    status, body, seen = 200, b"", list[str]()
+
+    def do_GET(self) -> None:
+        self.seen.append(str(self.headers.get("Authorization")))
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.status)
+        self.send_header("Location", "http://127.0.0.1:9/elsewhere\x1b[2J")
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_POST = do_PUT = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (200, b"", "export.server"),
+        (200, b"<html>a login page</html>", "export.server"),
+        (200, b"[" * 100_000, "export.server"),
+        (200, b"[]", "export.server"),
+        (200, b'{"experiment": 5}', "export.server"),
+        (200, b'{"experiment": {"experiment_id": "\\u001b[2J"}}', "export.server"),
+        (200, b'{"experiment": {"experiment_id": "../../x"}}', "export.server"),
+        (
+            200,
+            b'{"experiment": {"experiment_id": "1"}, "runs": [{"info": {"run_id": "a/b"}}]}',
+            "export.server",
+        ),
+        (200, b'{"experiment": {"experiment_id": "1"}, "runs": 7}', "export.server"),
+        (302, b"", "export.server"),
+        (403, b"secret details", "export.denied"),
+        (400, b'{"error_code": "BAD", "message": "no \\u001b[2J"}', "export.refused"),
+        (500, b"\xff\xfe", "export.refused"),
+    ],
+)
+def test_a_server_that_answers_anything_gets_a_sentence_and_no_second_look(
+    home: str, status: int, body: bytes, code: str
+) -> None:
+    class Liar(_Liar):
+        pass
+
+    Liar.status, Liar.body, Liar.seen = status, body, []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Liar) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            there = Server(f"http://127.0.0.1:{server.server_port}", {"MLFLOW_TRACKING_TOKEN": "s3cret"})
+            with pytest.raises(ExportFailed) as told:
+                mlflow.export(finished(home), there)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert told.value.code == code
+    assert "\x1b" not in str(told.value)
+    assert "s3cret" not in str(told.value)
+    assert set(Liar.seen) == {"Bearer s3cret"}
 
 
 # ---- RO-Crate ----------------------------------------------------------------------------------------------

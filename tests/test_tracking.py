@@ -287,6 +287,11 @@ assert call("runs/log-metric", {"run_id": "mine", "key": "m", "value": 1})[0] ==
 
 UNMODIFIED = """
 import os, sys, mlflow
+# a program that chooses a server of its own does not look for this run there
+own = mlflow.get_tracking_uri()
+mlflow.set_tracking_uri("http://127.0.0.1:9")
+assert not {"MLFLOW_TRACKING_TOKEN", "MLFLOW_RUN_ID"} & set(os.environ)
+mlflow.set_tracking_uri(own)
 mlflow.set_experiment("flowers")
 with mlflow.start_run(run_name="first") as run:
     assert run.info.run_id == os.environ["AZUREML_RUN_ID"], run.info.run_id
@@ -314,9 +319,6 @@ X, y = load_iris(return_X_y=True)
 with mlflow.start_run(run_id=run_id):
     model = LogisticRegression(C=0.5, max_iter=200).fit(X, y)
     mlflow.sklearn.log_model(model, name="model", serialization_format="pickle", pip_requirements=[])
-# a program that chooses a server of its own does not look for this run there
-mlflow.set_tracking_uri("sqlite:///%s" % os.path.abspath("own.db"))
-assert "MLFLOW_TRACKING_TOKEN" not in os.environ
 """
 
 

@@ -10,7 +10,7 @@ import urllib.parse
 from aml_jupyter import artifacts
 from aml_jupyter.errors import AmlError
 from aml_jupyter.frozen import Value
-from aml_jupyter.interchange.server import NotThere, Server
+from aml_jupyter.interchange.server import NotThere, Server, identifier, part
 from aml_jupyter.interchange.words import (
     ExportFailed,
     Point,
@@ -80,12 +80,12 @@ def export(
     state = "exported"
     if found is not None:
         if _tags(found).get(DONE_TAG) == mark:
-            return _result(server, record, found["info"], "unchanged")
+            return _result(server, record, part(found, "info"), "unchanged")
         state = "completed"
     else:
         found = _create(server, where, record)
-    info = found["info"]
-    run_id = str(info["run_id"])
+    info = part(found, "info")
+    run_id = identifier(info.get("run_id"))
     _words(server, run_id, record, _parent(server, where, record))
     sent = _send_points(server, run_id, points(directory, record), resumed=state == "completed")
     count = 0
@@ -111,7 +111,7 @@ def export(
 def _result(
     server: Server, record: Record, info: dict[str, Any], state: str, metrics: int = 0, artifacts: int = 0
 ) -> Exported:
-    experiment, run_id = str(info["experiment_id"]), str(info["run_id"])
+    experiment, run_id = identifier(info.get("experiment_id")), identifier(info.get("run_id"))
     return Exported(
         run_id=record.run_id,
         mlflow_run_id=run_id,
@@ -136,29 +136,34 @@ def _fingerprint(directory: RunDirectory, record: Record, with_artifacts: bool) 
 
 def _experiment(server: Server, name: str) -> str:
     try:
-        found = server.get("experiments/get-by-name", experiment_name=name)["experiment"]
+        found = part(server.get("experiments/get-by-name", experiment_name=name), "experiment")
     except NotThere:
         try:
-            return str(server.post("experiments/create", {"name": name}, again=False)["experiment_id"])
+            return identifier(
+                server.post("experiments/create", {"name": name}, again=False).get("experiment_id")
+            )
         except ExportFailed:  # somebody else was faster
-            found = server.get("experiments/get-by-name", experiment_name=name)["experiment"]
+            found = part(server.get("experiments/get-by-name", experiment_name=name), "experiment")
     if found.get("lifecycle_stage") == "deleted":
         raise ExportFailed(
             f"the experiment {name!r} of {server.url} was deleted",
             hint="Restore it there, or name another one: --experiment NAME",
         )
-    return str(found["experiment_id"])
+    return identifier(found.get("experiment_id"))
 
 
 def _search(server: Server, experiment: str, tag: str, value: str) -> dict[str, Any] | None:
     quoted = value.replace("'", "")
     body = {"experiment_ids": [experiment], "filter": f"tags.`{tag}` = '{quoted}'", "max_results": 1}
     found = server.post("runs/search", body).get("runs") or []
-    return found[0] if found else None
+    return part({"run": found[0]}, "run") if isinstance(found, list) and found else None
 
 
 def _tags(run: dict[str, Any]) -> dict[str, str]:
-    return {one["key"]: one.get("value", "") for one in run.get("data", {}).get("tags", [])}
+    data = run.get("data")
+    tags = data.get("tags") if isinstance(data, dict) else None
+    pairs = tags if isinstance(tags, list) else []
+    return {str(one.get("key")): str(one.get("value", "")) for one in pairs if isinstance(one, dict)}
 
 
 def _create(server: Server, experiment: str, record: Record) -> dict[str, Any]:
@@ -171,20 +176,19 @@ def _create(server: Server, experiment: str, record: Record) -> dict[str, Any]:
         "tags": [{"key": key, "value": value} for key, value in identity.items()],
     }
     try:
-        run: dict[str, Any] = server.post("runs/create", body, again=False)["run"]
+        return part(server.post("runs/create", body, again=False), "run")
     except ExportFailed:
         found = _search(server, experiment, UUID_TAG, identity[UUID_TAG])
         if found is None:
             raise
         return found  # it was made, and the answer lost
-    return run
 
 
 def _parent(server: Server, experiment: str, record: Record) -> str | None:
     if not record.parent_run_id:
         return None
     found = _search(server, experiment, ID_TAG, record.parent_run_id)
-    return str(found["info"]["run_id"]) if found else None
+    return identifier(part(found, "info").get("run_id")) if found else None
 
 
 # ---- words -------------------------------------------------------------------------------------------------

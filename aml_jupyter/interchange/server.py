@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import ssl
 import time
 import urllib.error
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 PAUSE = 0.5  # seconds before the second attempt, doubled before each later one
-TIMEOUT = 120.0
+TIMEOUT = 120.0  # seconds without a word; longer than servers take for a large file
 LARGEST_ANSWER = 64 << 20
 BUSY = (429, 502, 503, 504)
 VARIABLES = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -46,6 +47,27 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 class NotThere(ExportFailed):
     """The server knows no such thing."""
+
+
+_ID = re.compile(r"[A-Za-z0-9][\w\-]{0,255}", re.ASCII)
+
+
+def identifier(value: object) -> str:
+    """An id as servers give it, fit to be shown and put into an address.  Raises ExportFailed."""
+    text = str(value) if isinstance(value, (str, int)) else ""
+    if not _ID.fullmatch(text):
+        raise ExportFailed(
+            "the server names a run or an experiment in a way that no server does", code="export.server"
+        )
+    return text
+
+
+def part(answer: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object inside an answer.  Raises ExportFailed."""
+    found = answer.get(name)
+    if not isinstance(found, dict):
+        raise ExportFailed(f"the server's answer lacks {name!r}", code="export.server")
+    return found
 
 
 class Server:
@@ -71,9 +93,25 @@ class Server:
         return self._json("POST", f"/api/2.0/mlflow/{path}", json.dumps(body).encode("ascii"), again=again)
 
     def put(self, path: str, blocks: Callable[[], Iterator[bytes]], size: int) -> None:
-        """Send a file in blocks; `blocks` begins it anew for another attempt.  Raises ExportFailed."""
+        """Send a file in blocks; `blocks` begins it anew for another attempt.
+
+        Raises ExportFailed, also when there are more bytes or fewer.
+        """
+
+        def measured() -> Iterator[bytes]:
+            left = size
+            for block in blocks():
+                left -= len(block)
+                if left < 0:
+                    break
+                yield block
+            if left:
+                raise ExportFailed(
+                    "a file does not have the size that it is said to have", code="export.artifacts"
+                )
+
         self._attempt(
-            "PUT", path, blocks, {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+            "PUT", path, measured, {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         )
 
     def _json(self, method: str, path: str, body: bytes | None, *, again: bool = True) -> dict[str, Any]:
@@ -115,7 +153,10 @@ class Server:
                 if error.code not in BUSY or not again or attempt == ATTEMPTS:
                     raise refusal from None
             except (OSError, urllib.error.URLError) as error:
-                if not again or attempt == ATTEMPTS:
+                slow = isinstance(error, TimeoutError) or isinstance(
+                    getattr(error, "reason", 0), TimeoutError
+                )
+                if slow or not again or attempt == ATTEMPTS:
                     raise self._unreachable(error) from None
             time.sleep(PAUSE * 2 ** (attempt - 1))
 
