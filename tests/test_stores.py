@@ -90,7 +90,11 @@ class TestFsspecOnS3(ArtifactStoreContract):
 
 def test_A16_a_bucket_that_is_missing_is_named(bucket: str, tmp_path: Path) -> None:
     store = open_store("s3://no-such-bucket/team")
-    for attempt in (lambda: put(store, "k", b"x", tmp_path), lambda: store.claim("iris_1", "1111aaaa")):
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: put(store, "k", b"x", tmp_path),
+        lambda: store.claim("iris_1", "1111aaaa"),
+    )
+    for attempt in attempts:
         with pytest.raises(ArtifactError) as caught:
             attempt()
         assert caught.value.code == "store.missing"

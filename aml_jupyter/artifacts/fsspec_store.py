@@ -8,12 +8,14 @@ import threading
 from aml_jupyter.artifacts.store import (
     CHUNK,
     OWNER,
+    Faults,
     Stored,
     check_key,
     claim_first,
     copy_hashed,
     corrupt,
     is_ours,
+    write_all,
 )
 from aml_jupyter.errors import ArtifactError
 
@@ -170,19 +172,24 @@ class FsspecStore:
         progress: Progress | None = None,
     ) -> Stored:
         """What is missing, in order; see ArtifactStore."""
+        import hashlib
+
         check_key(key)
+        hashing = hashlib.sha256(os.pread(destination, have, 0) if have else b"")
         at = have
         with _Faults(key), self._fs.open(self._at(key), "rb") as file:
             file.seek(at)
             while block := file.read(CHUNK):
-                at += os.pwrite(destination, block, at)
+                with Faults(key):
+                    write_all(destination, block, at)
+                hashing.update(block)
+                at += len(block)
                 if progress is not None:
                     progress(len(block))
         os.ftruncate(destination, at)
-        stored = copy_hashed(destination, None, key)
-        if sha256 is not None and stored.sha256 != sha256:
-            raise corrupt(key, sha256, stored.sha256)
-        return stored
+        if sha256 is not None and hashing.hexdigest() != sha256:
+            raise corrupt(key, sha256, hashing.hexdigest())
+        return Stored(key=key, size=at, sha256=hashing.hexdigest())
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Files below a folder; see ArtifactStore."""

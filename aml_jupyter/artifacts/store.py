@@ -323,6 +323,15 @@ def copy_hashed(
     return Stored(key=key, size=total, sha256=hashing.hexdigest())
 
 
+def write_all(fd: int, data: bytes, at: int) -> None:
+    """Write bytes at a position of a file, all of them.  Raises OSError."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, at)
+        view = view[count:]
+        at += count
+
+
 def corrupt(key: str, expected: str, found: str) -> ArtifactError:
     """The error for bytes that are not those that were kept."""
     return ArtifactError(

@@ -152,6 +152,10 @@ def _login(account: str) -> Any:
             code="store.credentials",
             hint=_HINT,
         ) from None
+    import logging
+
+    # a page of attempts on standard error; what came of them is the error that is raised
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     return DefaultAzureCredential()
 
 

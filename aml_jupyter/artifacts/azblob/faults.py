@@ -96,7 +96,8 @@ def understand(error: AzureError, key: str, account: Account) -> Fault:
         headers: Mapping[str, str] = getattr(error.response, "headers", {})
         return _answered(error.status_code or 0, code_of(error), headers, key, account)
     if isinstance(error, ClientAuthenticationError):
-        return Fault(error=_refused(_words(error), account), renewable=True)
+        # of azure-identity: a page of what it tried
+        return Fault(error=_not_logged_in(account), renewable=True)
     return Fault(error=_unreachable(error), passing=True)
 
 
@@ -151,6 +152,14 @@ def _refused(why: str, account: Account) -> ArtifactError:
         f"azblob://{account.container} refuses the credentials: {why}",
         code="store.auth",
         hint=f"Set new ones (AZURE_STORAGE_...). {_PUSH}",
+    )
+
+
+def _not_logged_in(account: Account) -> ArtifactError:
+    return ArtifactError(
+        f"nobody is logged in to Azure here who could open azblob://{account.container}",
+        code="store.auth",
+        hint=f"az login, or set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN. {_PUSH}",
     )
 
 

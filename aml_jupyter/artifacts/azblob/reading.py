@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 
-from aml_jupyter.artifacts.store import CHUNK, Faults, Stored, corrupt
+from aml_jupyter.artifacts.store import CHUNK, Faults, Stored, corrupt, write_all
 from aml_jupyter.errors import ArtifactError
 
 TYPE_CHECKING = False
@@ -196,12 +196,9 @@ class _Fetching:
 
     def _write(self, data: bytes) -> None:
         self.hashing.update(data)
-        view = memoryview(data)
         with Faults(self.key):
-            while view:
-                count = os.pwrite(self.destination, view, self.at)
-                view = view[count:]
-                self.at += count
+            write_all(self.destination, data, self.at)
+        self.at += len(data)
         self.told += len(data)
         if self.progress is not None:
             self.progress(len(data))
