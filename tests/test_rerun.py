@@ -436,3 +436,40 @@ def test_a_file_that_is_no_link_is_refused(project: Path, text: str) -> None:
     with pytest.raises(AmlError) as refused:
         assets.load_file("bad.link")
     assert refused.value.code in ("asset.invalid", "record.newer")
+
+
+# ---- a run of another machine
+
+
+def test_a_run_that_came_from_a_store_is_repeated_and_its_artifacts_are_given(
+    project: Path,
+    home: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "store").mkdir()
+    url = f"folder://{tmp_path}/store"
+    assert cli.main(["config", "set", "artifacts.store", url]) == 0
+    first = trained()
+    assert cli.main(["push", first.id]) == 0
+    elsewhere = tmp_path / "elsewhere" / project.name
+    elsewhere.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(elsewhere.parent))
+    monkeypatch.setenv("AML_HOME", str(elsewhere.parent / ".azureml"))
+    shutil.rmtree(project)
+    os.rename(home, home + ".gone")
+    monkeypatch.chdir(elsewhere)
+    assert cli.main(["config", "set", "artifacts.store", url]) == 0
+    assert cli.main(["history", "sync"]) == 0
+    (elsewhere / "use.py").write_text("import aml_run; print(open(aml_run.input('model')).read().split()[2])")
+    used = ended(Request(script="use.py", given={"model": f"{first.id}:model.txt"}))
+    assert used.logs() == "0.5\n"
+    found = aml_jupyter.run(first.id).rerun(verify=True)
+    assert found.same, found
+    again = aml_jupyter.run(found.rerun).record
+    # the folders of the other machine are not this one's
+    assert again.share is not None
+    assert again.share.startswith(str(elsewhere.parent))
+    assert aml_jupyter.run(first.id).used_by == [used.id]
+    capsys.readouterr()

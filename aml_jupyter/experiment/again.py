@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from aml_jupyter import demands, lineage, plainjson, runs
-from aml_jupyter.config import Project, RunConfiguration, Target, aml_home, find_project
+from aml_jupyter.config import SHARE_BASE, Project, RunConfiguration, Target, aml_home, find_project
 from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
 from aml_jupyter.errors import (
     AmlError,
@@ -204,7 +204,7 @@ def _at_its_target(
         python=python,
         framework=record.framework or "Python",
         command=_command(request, record, python),
-        share=_share(record, asked),
+        share=_share(record, asked, project, target),
         warnings=tuple(warnings),
         spark=_spark(record, asked, target, python, warnings),
         dependencies=_pinned(asked.get("dependencies"), record, request, strict=True),
@@ -255,12 +255,15 @@ def _variables(asked: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _share(record: Record, asked: Mapping[str, Any]) -> Share | None:
-    from aml_jupyter.share import VARIABLE, Share
+def _share(record: Record, asked: Mapping[str, Any], project: Project, target: Target) -> Share | None:
+    from aml_jupyter.share import VARIABLE, Share, resolve
 
     path, variable = asked.get("share"), (asked.get("environment") or {}).get(VARIABLE)
     if not path or not variable:
         return None
+    if record.properties.get("origin"):
+        # a folder of somebody else's machine: here it is where shares are, whatever the request names
+        return resolve(project, target.replace(native_shared_directory=SHARE_BASE))
     key = f"{record.account}/{record.workspace}/{record.project}"
     return Share(
         path=str(path),
