@@ -95,6 +95,9 @@ def understand(error: AzureError, key: str, account: Account) -> Fault:
     if isinstance(error, HttpResponseError) and error.response is not None:
         headers: Mapping[str, str] = getattr(error.response, "headers", {})
         return _answered(error.status_code or 0, code_of(error), headers, key, account)
+    if type(error).__name__ == "AzureSigningError":  # which the SDK does not export
+        words = "the key of the storage account is malformed: it is base64, as the portal shows it"
+        return Fault(error=ArtifactError(words, code="store.credentials", hint=_PUSH), renewable=True)
     if isinstance(error, ClientAuthenticationError):
         # of azure-identity: a page of what it tried
         return Fault(error=_not_logged_in(account), renewable=True)
