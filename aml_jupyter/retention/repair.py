@@ -12,20 +12,20 @@ import time
 
 from aml_jupyter import artifacts, runs
 from aml_jupyter.artifacts.collecting import collecting_lock
-from aml_jupyter.artifacts.manifest import Artifact, Manifest, write_manifest
+from aml_jupyter.artifacts.manifest import Artifact, Manifest
 from aml_jupyter.artifacts.names import key_of
 from aml_jupyter.artifacts.remote import DETAILS, Place, fetch, origin, place_of
 from aml_jupyter.confined import make_root, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, RunNotFound
 from aml_jupyter.frozen import Value
-from aml_jupyter.job import TERMINAL
+from aml_jupyter.job import FORMAT, TERMINAL
 from aml_jupyter.locks import exclusive
 from aml_jupyter.retention import check
 from aml_jupyter.runs import trash
 from aml_jupyter.runs.damage import BEING_MADE
 from aml_jupyter.runs.directory import LARGEST, RunDirectory, enter, trash_of, unlink_quietly
 from aml_jupyter.runs.removal import REMOVING, drop_id, finish_removal
-from aml_jupyter.sealed import unseal
+from aml_jupyter.sealed import seal, unseal
 from aml_jupyter.snapshot import Store
 
 TYPE_CHECKING = False
@@ -131,14 +131,26 @@ class _Repair:
 
     def aside(self, path: str) -> str:
         """Move a damaged file of ours away, keeping its path below the home; where it is then."""
-        below = (
-            path.removeprefix(self.home + "/") if path.startswith(self.home + "/") else os.path.basename(path)
-        )
+        there = self._place_aside(path)
+        os.rename(path, there)
+        return there
+
+    def copy_aside(self, path: str) -> str:
+        """Keep a damaged file that is replaced afterwards: at no moment is there none; where its copy is."""
+        there = self._place_aside(path)
+        try:
+            os.link(path, there, follow_symlinks=False)
+        except OSError:  # a file system without hard links
+            write_atomic(there, read_bounded(path, LARGEST))
+        return there
+
+    def _place_aside(self, path: str) -> str:
+        inside = path.startswith(self.home + "/")
+        below = path.removeprefix(self.home + "/") if inside else os.path.basename(path)
         number = 1
         while os.path.lexists(there := f"{self.home}/{ASIDE}/{below}.{number}"):
             number += 1
         make_root(os.path.dirname(there))
-        os.rename(path, there)
         return there
 
     # -- what is not a finding
@@ -212,7 +224,7 @@ class _Repair:
         if document.get("run_id") != directory.run_id:
             return ""
         if not self.dry_run:
-            self.aside(directory.run_json)
+            self.copy_aside(directory.run_json)
             write_atomic(directory.run_json, data)
             runs.mark_changed(directory)
         return f"it is brought back from {place.store}"
@@ -230,13 +242,15 @@ class _Repair:
                 data = b""
         if self.dry_run:
             return "they are brought back or set aside"
-        there = self.aside(directory.labels_json)
+        there = self.copy_aside(directory.labels_json)
         if data and place is not None:
             write_atomic(directory.labels_json, data)
             runs.mark_changed(directory)
             return f"they are brought back from {place.store}"
         # it may have been pinned: nothing takes it away until a person looked
-        runs.set_labels(directory, pinned=True)
+        labels = {**runs.Labels(pinned=True).as_dict(), "tags": {}, "format": FORMAT}
+        write_atomic(directory.labels_json, seal(labels))
+        runs.mark_changed(directory)
         return f"they are set aside as {there}; the run is pinned, for it may have been"
 
     def _manifest(self, finding: Finding) -> str:
@@ -255,8 +269,10 @@ class _Repair:
                 item.replace(key=key_of(prefix, item.path)) if item.key else item for item in there.files
             )
             if os.path.lexists(directory.artifacts_json):
-                self.aside(directory.artifacts_json)
-            write_manifest(directory, there.replace(prefix=prefix, store="folder", files=files))
+                self.copy_aside(directory.artifacts_json)
+            found = there.replace(prefix=prefix, store="folder", files=files)
+            write_atomic(directory.artifacts_json, seal(found.to_json()))
+            runs.mark_changed(directory)
         return f"it is brought back from {place.store}"
 
     def _detail(self, finding: Finding) -> str:
@@ -276,7 +292,7 @@ class _Repair:
             return ""  # it was damaged before it was stored
         if not self.dry_run:
             if os.path.lexists(finding.path):
-                self.aside(finding.path)
+                self.copy_aside(finding.path)
             write_atomic(finding.path, data)
         return f"it is brought back from {place.store}"
 

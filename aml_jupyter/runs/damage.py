@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 
-from aml_jupyter.confined import MissingFile, Root, open_regular, read_bounded
+from aml_jupyter.confined import MissingFile, Root, is_temporary, open_regular, read_bounded
 from aml_jupyter.errors import AmlError
 from aml_jupyter.frozen import Value
 from aml_jupyter.runs.directory import (
@@ -247,7 +247,9 @@ def _check_stored(
             code=code, path=f"{root.path}/{item['key']}", message=f"{item['path']}: {message}", hint=_AGAIN
         )
     for entry in root.walk(str(manifest["prefix"])):
-        if entry.kind == "file" and entry.path not in known and entry.name != ".uuid":
+        # what a killed writer left is no damage: aml gc takes it away
+        ours = entry.name == ".uuid" or is_temporary(entry.name)
+        if entry.kind == "file" and entry.path not in known and not ours:
             path = f"{root.path}/{entry.path}"
             yield Finding(
                 code="artifact.unlisted",

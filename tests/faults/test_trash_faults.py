@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from aml_jupyter import artifacts, pushing, retention, runs, syncing
+from aml_jupyter.retention.repair import repair
 from aml_jupyter.runs import History, RunDirectory, trash
-from tests.faults.test_history_faults import CALLS, sweep
+from tests.faults.test_history_faults import CALLS, command, kill_points, killed_at, sweep
 from tests.faults.test_history_rows import disk, fill  # noqa: F401 - a fixture
 from tests.made_runs import finished
+from tests.requirements import need
 from tests.test_trash import with_artifacts
 
 MOVES = tuple(call for call in CALLS if call.startswith(("rename", "link", "unlink", "rmdir")))
@@ -144,6 +146,45 @@ def test_A14_a_removal_in_the_store_killed_at_any_call_leaves_no_run_without_its
         assert left == []
         assert syncing.sync(home, f"folder://{team}").pulled == ()
     assert list(retention.remote.tombstones(home)) == []
+
+
+def test_H5_a_repair_killed_at_any_move_loses_nothing_and_is_finished_by_the_next(
+    home: str, tmp_path: Path
+) -> None:
+    team = tmp_path / "team"
+    team.mkdir()
+    program = """
+        from aml_jupyter.retention.repair import repair
+        repair(directory.home, lambda _: None)
+    """
+    damaged: dict[str, bytes] = {}
+
+    def make() -> RunDirectory:
+        for one in runs.all_directories(home):  # one at a time: the repair is of all
+            retention.remove_now(one)
+        directory = labelled(home)
+        assert pushing.push(directory, f"folder://{team}").state == "stored"
+        for path in (directory.run_json, directory.labels_json, directory.artifacts_json):
+            data = Path(path).read_bytes()
+            Path(path).write_bytes(data[:20] + b"~" + data[21:])
+            damaged[path] = Path(path).read_bytes()
+        return directory
+
+    need("strace")
+    rehearsal = make()
+    points = kill_points(command(program, rehearsal.path), home, tmp_path / "trace", MOVES)[::3]
+    is_whole(rehearsal)
+    killed = 0
+    for call, number in points:
+        directory = make()
+        killed += killed_at(command(program, directory.path), call, number)
+        for path in (directory.run_json, directory.labels_json, directory.artifacts_json):
+            assert os.path.exists(path)
+        assert repair(home, lambda _: None).left == ()
+        is_whole(directory)
+        kept = {path.read_bytes() for path in Path(home, "damaged").rglob("*") if path.is_file()}
+        assert all(data in kept for path, data in damaged.items() if path.startswith(directory.path))
+    assert killed > len(points) * 0.8
 
 
 @pytest.mark.root
