@@ -99,21 +99,27 @@ class Run:
         return "".join(lines[len(lines) - tail :] if 0 < tail < len(lines) else lines if tail > 0 else [])
 
     def read(self, path: str, limit: int = LARGEST_READ) -> bytes:
-        """The bytes of an artifact, such as `outputs/model.pkl`.
+        """The bytes of an artifact, such as `outputs/model.pkl`; while the run goes on, those so far.
 
         Raises ArtifactError for an artifact that is not there, damaged, or larger than `limit` bytes.
         """
         from aml_jupyter import artifacts
+        from aml_jupyter.artifacts import unfinished
 
+        if unfinished.goes_on(self._directory):
+            return unfinished.read(self._directory, path, limit)
         return artifacts.read_artifact(self._directory, path, limit)
 
     def get(self, path: str = "", dest: str = ".", *, overwrite: bool = False) -> list[str]:
         """Copy an artifact, a folder of them or all into the folder `dest`; the paths written.
 
-        Raises ArtifactError.
+        While the run goes on, these are its outputs so far.  Raises ArtifactError.
         """
         from aml_jupyter import artifacts
+        from aml_jupyter.artifacts import unfinished
 
+        if unfinished.goes_on(self._directory):
+            return unfinished.get(self._directory, path, os.path.abspath(dest), overwrite=overwrite)
         return artifacts.get(self._directory, path, os.path.abspath(dest), overwrite=overwrite)
 
     def restore(self, into: str, *, force: bool = False) -> str:

@@ -122,6 +122,28 @@ def test_a_container_is_given_artifacts_and_is_run_again(
     assert "resources" in reuse.look(request.replace(resources={"cpus": 1.0}), None).why
 
 
+@pytest.mark.slow
+@pytest.mark.root
+def test_the_outputs_so_far_of_a_container_are_there_where_they_are_mounted(
+    private_engine: PrivateEngine, home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = container_runs.project_in(tmp_path, monkeypatch)
+    running = {
+        name: container_runs.submit(project, container_runs.FOREVER, name) for name in ("docker", "copied")
+    }
+    for directory in running.values():
+        container_runs.wait_for(directory, "up")
+    assert Run(running["docker"]).read("result") == b"whole"
+    assert [Path(one).name for one in Run(running["docker"]).get("", str(tmp_path / "into"))] == ["result"]
+    with pytest.raises(AmlError) as told:
+        Run(running["copied"]).read("result")
+    assert told.value.code == "outputs.elsewhere"
+    for directory in running.values():
+        experiment.cancel(directory, kill=True)
+        experiment.wait(directory, 60)
+    assert Run(running["copied"]).read("result") == b"whole"
+
+
 def test_a_rerun_needs_its_interpreter(tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "project"
     (folder / "aml_config").mkdir(parents=True)

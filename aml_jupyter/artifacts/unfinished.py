@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from aml_jupyter import plainjson
+from aml_jupyter import plainjson, runs
 from aml_jupyter.artifacts.downloads import below, save
 from aml_jupyter.artifacts.manifest import Artifact, read_manifest, unknown
 from aml_jupyter.artifacts.store import CHUNK
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aml_jupyter.artifacts.manifest import Folder
+    from aml_jupyter.runs import RunDirectory
 
 STATE = "unfinished"
 # names that are looked at, bytes of what a run was asked for
 LOOKED_AT, LARGEST = 100_000, 16 << 20
 
 
-def is_collected(directory: Folder) -> bool:
-    """Whether the outputs of a run have become artifacts."""
-    return read_manifest(directory) is not None
+def goes_on(directory: RunDirectory) -> bool:
+    """Whether a run has not ended, so that its outputs are where it writes them."""
+    return not runs.read_record(directory).ended and read_manifest(directory) is None
 
 
 def so_far(directory: Folder) -> list[Artifact]:
@@ -92,6 +93,16 @@ def blocks(directory: Folder, path: str) -> Iterator[bytes]:
         while left > 0 and (block := file.read(min(CHUNK, left))):
             left -= len(block)
             yield block
+
+
+def read(directory: Folder, path: str, limit: int) -> bytes:
+    """All bytes that a file has now.  Raises ArtifactError `artifact.too_big` beyond `limit`."""
+    found = b""
+    for block in blocks(directory, path):
+        found += block
+        if len(found) > limit:
+            raise ArtifactError(f"{path} has more than {limit} bytes", code="artifact.too_big")
+    return found
 
 
 def get(directory: Folder, path: str, destination: str, *, overwrite: bool = False) -> list[str]:

@@ -38,14 +38,6 @@ SHOWN = frozenset(
 PROGRAMS = (b"#!", b"\x7fELF", b"MZ", b"[Desktop Entry]", b"\xca\xfe\xba\xbe", b"\xcf\xfa\xed\xfe")
 
 
-def goes_on(directory: RunDirectory) -> bool:
-    """Whether a run has not ended, so that its outputs are where it writes them."""
-    from aml_jupyter import runs
-    from aml_jupyter.artifacts import unfinished
-
-    return not runs.read_record(directory).ended and not unfinished.is_collected(directory)
-
-
 def _remark(directory: RunDirectory, what: str, screen: Screen) -> None:
     screen.remark(f"aml: {directory.run_id} goes on: {what}, and may change")
 
@@ -55,7 +47,7 @@ def listed(directory: RunDirectory, wanted: str, screen: Screen) -> list[Artifac
     from aml_jupyter import artifacts
     from aml_jupyter.artifacts import unfinished
 
-    if goes_on(directory):
+    if unfinished.goes_on(directory):
         items: Iterable[Artifact] = unfinished.so_far(directory)
         _remark(directory, "these are its outputs so far", screen)
     else:
@@ -74,7 +66,7 @@ def blocks(directory: RunDirectory, path: str, screen: Screen) -> Iterator[bytes
     from aml_jupyter import artifacts
     from aml_jupyter.artifacts import unfinished
 
-    if not goes_on(directory):
+    if not unfinished.goes_on(directory):
         return artifacts.read_blocks(directory, path)
     found = unfinished.blocks(directory, path)
     _remark(directory, "this is what the file holds so far", screen)
@@ -115,9 +107,10 @@ def printed(directory: RunDirectory, options: Namespace, screen: Screen) -> Iter
     if wanted is None:
         return iter(found)
     size = None
-    if not goes_on(directory):
-        from aml_jupyter import artifacts
+    from aml_jupyter import artifacts
+    from aml_jupyter.artifacts import unfinished
 
+    if not unfinished.goes_on(directory):
         size = artifacts.find(directory, options.path).size
     return part(found, wanted, size)
 
@@ -128,7 +121,7 @@ def download(directory: RunDirectory, options: Namespace, screen: Screen) -> lis
     from aml_jupyter.artifacts import unfinished
 
     into = os.path.abspath(options.dest)
-    if goes_on(directory):
+    if unfinished.goes_on(directory):
         paths = unfinished.get(directory, options.path, into, overwrite=options.overwrite)
         _remark(directory, "these are its outputs so far", screen)
         return paths
@@ -220,7 +213,7 @@ def _placed(directory: RunDirectory, path: str, screen: Screen) -> str:
     into = f"{aml_home()}/cache/opened/{directory.run_id}"
     make_root(into)
     path = path.strip("/")
-    if goes_on(directory):
+    if unfinished.goes_on(directory):
         if os.path.lexists(into + "/so-far"):
             remove_tree(into + "/so-far")
         made = unfinished.get(directory, path, into + "/so-far")
