@@ -270,7 +270,7 @@ def test_a_server_that_answers_anything_gets_a_sentence_and_no_second_look(
 
     Liar.status, Liar.body, Liar.seen = status, body, []
     with ThreadingHTTPServer(("127.0.0.1", 0), Liar) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             there = Server(f"http://127.0.0.1:{server.server_port}", {"MLFLOW_TRACKING_TOKEN": "s3cret"})
