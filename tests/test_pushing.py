@@ -446,6 +446,21 @@ def test_push_all_stores_what_was_made_before_a_store_was_set(home: str, shared:
     assert json.loads(aml("push", "--all", "--json")[1]) == []
 
 
+def test_a_run_moves_to_another_store_with_what_only_the_old_one_has(
+    home: str, store: str, shared: Path
+) -> None:
+    directory = ended_run(home, {"a": b"1", "b": b"2"})
+    push(directory, store)
+    for item in artifacts.listing(directory):
+        artifacts.store_of(directory).delete(item.key)
+    another = shared / "another"
+    another.mkdir()
+    assert push(directory, f"folder://{another}").state == "stored"
+    there = another / f"ExperimentRun/{directory.run_id}/outputs"
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == {"a": b"1", "b": b"2"}
+    assert artifacts.read_artifact(directory, "a") == b"1"
+
+
 def test_a_damaged_mark_or_place_is_no_reason_to_lose_a_run(home: str, shared: Path) -> None:
     settings.put(None, settings.STORE, f"folder://{shared}")
     directory = ended_run(home, {"a": b"1"})

@@ -6,6 +6,8 @@ confirmed to be there.  It is written by whoever pushes the run, or who brought 
 
 from __future__ import annotations
 
+import os
+
 from aml_jupyter.artifacts.manifest import store_of
 from aml_jupyter.artifacts.names import key_of
 from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
@@ -61,11 +63,12 @@ def write_place(directory: Folder, place: Place) -> None:
     write_atomic(f"{directory.path}/{NAME}", seal({"format": FORMAT, **place.as_dict()}))
 
 
-def origin(place: Place) -> ArtifactStore:
-    """The store of a place."""
+def origin(place: Place, *, patience: float | None = None) -> ArtifactStore:
+    """The store of a place; `patience` are seconds that it has for an answer, unless a person set them."""
     from aml_jupyter.artifacts.opening import open_store
 
-    return open_store(place.store)
+    given = {} if patience is None else {"AML_STORE_PATIENCE": str(patience)}
+    return open_store(place.store, {**given, **os.environ})
 
 
 def is_here(directory: Folder, item: Artifact) -> bool:

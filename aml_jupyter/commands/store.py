@@ -50,6 +50,8 @@ def do_push(options: Namespace, screen: Screen) -> int:
     )
     if turn is None:
         raise UsageError("another process has been storing runs for a day", code="history.locked")
+    if not options.json and (count := len(named) or len(pending.all_marks(home))):
+        screen.progress(f"aml: storing {count} runs" if count > 1 else "aml: storing 1 run")
     told = _Told(screen)
     done: list[Pushed] = []
     with turn:

@@ -18,7 +18,7 @@ import time
 from aml_jupyter import artifacts, pending, runs
 from aml_jupyter.artifacts.collecting import collecting_lock
 from aml_jupyter.artifacts.names import key_of
-from aml_jupyter.artifacts.remote import DETAILS, Place, is_here, origin, place_of, write_place
+from aml_jupyter.artifacts.remote import DETAILS, Place, fetch, is_here, origin, place_of, write_place
 from aml_jupyter.artifacts.store import copy_hashed
 from aml_jupyter.artifacts.transfer import OF_THE_STORE, Upload, upload
 from aml_jupyter.errors import AmlError, ArtifactError, HistoryError
@@ -254,6 +254,9 @@ class _Push:
         report: Report | None,
     ) -> None:
         known = _place(directory, record)
+        if known is not None and known.store != url:
+            # before the old place is forgotten: what was dropped here is there alone
+            fetch(directory, artifacts.listing(directory), known)
         place = known if known is not None and known.store == url else Place(store=url, prefix="")
         self.directory = directory
         self.record = record

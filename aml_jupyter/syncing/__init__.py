@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 WORKERS = 16
 # bytes of a file that is fetched without anybody asking for it by name
 SMALL = 8 << 20
+# files of a run directory that are fetched so, and seconds that the store has for each answer then
+FEW = 500
+SHORT = 5.0
 # bytes of a log, and of any other file of a run directory
 LARGEST_LOG = 4 << 30
 LARGEST = 256 << 20
@@ -353,10 +356,11 @@ def _update(directory: RunDirectory, brought: _Brought) -> bool:
 # --- what was not brought -----------------------------------------------------------------------------------
 
 
-def complete(directory: RunDirectory, *, everything: bool = False) -> None:
+def complete(directory: RunDirectory, *, everything: bool = False, patience: float | None = None) -> None:
     """Fetch what is missing here of the run directory of a run that came from a store; else nothing.
 
-    Large files only with `everything`.  Raises ArtifactError, `store.gone` for what is missing there.
+    Large files, and very many, only with `everything`; `patience` as for `artifacts.remote.origin`.  Raises
+    ArtifactError, `store.gone` for what is missing there.
     """
     if not os.path.exists(directory.path + "/remote.json"):
         return
@@ -368,12 +372,17 @@ def complete(directory: RunDirectory, *, everything: bool = False) -> None:
         for name, facts in place.details.items()
         if (everything or facts["size"] <= SMALL) and not os.path.lexists(_local(directory, name))
     ]
+    wanted = wanted if everything else wanted[:FEW]
     if not wanted:
         return
     from concurrent.futures import ThreadPoolExecutor
 
-    store = origin(place)
+    store = origin(place, patience=patience)
     make_root(directory.job)
+    # one alone: where the store does not answer, no other is asked for
+    _fetch_detail(directory, store, place, *wanted.pop(0))
+    if not wanted:
+        return
     with ThreadPoolExecutor(min(WORKERS, len(wanted)), thread_name_prefix="aml-fetch") as pool:
         jobs = [pool.submit(_fetch_detail, directory, store, place, name, facts) for name, facts in wanted]
         for job in jobs:
@@ -384,7 +393,7 @@ def complete(directory: RunDirectory, *, everything: bool = False) -> None:
 def complete_quietly(directory: RunDirectory) -> None:
     """`complete` for whoever can go on without."""
     try:
-        complete(directory)
+        complete(directory, patience=SHORT)
     except (AmlError, OSError):  # what is shown of the run says less; who asks for the log is told why
         return
 
