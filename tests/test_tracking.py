@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aml_jupyter import artifacts, experiment, runs
+from aml_jupyter import artifacts, experiment, logged, runs
 from aml_jupyter.experiment import Request
 from aml_jupyter.runs import Record, RunDirectory
 from tests.engines import BASE_IMAGE, Engine
@@ -391,3 +391,54 @@ def test_nobody_listens_once_the_run_is_over(tmp_path: Path) -> None:
     made = done(job(tmp_path, 'print(where.port); call("runs/get?run_id=" + RUN)'))
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(made.log)))
+
+
+def test_what_a_person_said_of_a_run_stays_beside_what_its_program_logs(project: Path) -> None:
+    script = (
+        CLIENT
+        + """
+for key, value in (("team", "red"), ("size", "small"), ("mlflow.note.content", "n")):
+    ok("runs/set-tag", key=key, value=value)
+ok("runs/log-batch", params=[{"key": "rate", "value": "0.5"}, {"key": "depth", "value": "3"}])
+ok("runs/update", run_name="theirs")
+ok("runs/log-inputs", datasets=[{"dataset": {"name": "flowers", "digest": "abc", "source": "here"}}, 7])
+"""
+    )
+    options: dict[str, Any] = {"tags": ("team=blue",), "name": "mine", "params": {"rate": 0.1}}
+    _, record = run(project, script, **options)
+    assert (record.name, record.note) == ("mine", "n")
+    assert dict(record.tags) == {"team": "blue", "size": "small"}
+    assert dict(record.params) == {"rate": 0.1}
+    assert dict(record.all_params) == {"rate": 0.1, "depth": "3"}
+    assert record.properties["mlflow"]["datasets"][0]["digest"] == "abc"
+    assert record.properties["CommitId"] == record.snapshot_id
+
+
+def test_events_of_a_scripts_own_making_cost_only_themselves() -> None:
+    def event(kind: str, **fields: object) -> dict[str, object]:
+        return {"type": kind, **fields}
+
+    warnings: list[str] = []
+    found = logged.gather(
+        [
+            event("param", name="good", value="1"),
+            event("param", name="good", value="2"),
+            event("param", name=7, value="x"),
+            event("param", value="x"),
+            event("param", name="two\nlines", value="x"),
+            event("param", name="n" * 251, value="x"),
+            event("param", name="nested", value={"a": [1]}),
+            event("tag", name="gone", value="x"),
+            event("tag", name="gone", value=None),
+            event("tag", name="tree/kind", value="inner", run="tree"),
+            event("dataset", name="d", digest=["no text"]),
+            *[event("tag", name=f"t{number}", value="x") for number in range(1500)],
+        ],
+        warnings,
+    )
+    assert found.params == {"good": "1", "nested": "{'a': [1]}"}
+    assert len(found.tags) == 999
+    assert found.mlflow["tags"] == {"tree/kind": "inner"}
+    assert found.mlflow["datasets"][0]["name"] == "d"
+    (told,) = warnings
+    assert told == "505 parameters, tags or datasets that were logged are not in the record"
