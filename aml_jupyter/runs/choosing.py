@@ -263,6 +263,8 @@ class Counts:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._known: dict[tuple[object, ...], int] = {}
+        # of the first runs in order too few of which met a filter, how many did
+        self.fitting: dict[tuple[object, ...], int] = {}
         self.whole = self._size()
 
     def _size(self) -> int:
@@ -271,7 +273,10 @@ class Counts:
     @property
     def stale(self) -> bool:
         """Whether there are many more runs than there were, or too much is remembered."""
-        return not self.whole <= self._size() <= self.whole * 1.2 + 100 or len(self._known) > REMEMBERED
+        return (
+            not self.whole <= self._size() <= self.whole * 1.2 + 100
+            or len(self._known) + len(self.fitting) > REMEMBERED
+        )
 
     def rare(self, found: Sequence[Stretch]) -> Stretch | None:
         """The shortest of them where that is short in any case."""

@@ -81,10 +81,13 @@ class Search:
             return rare, None
         steps = counts.whole
         if self.limit > 0 and _is_walk(orders):
-            tried = self._try(orders[0] if orders else None)
-            if len(tried) >= self.limit:
-                return None, tried
-            steps = min(steps, TRIED * self.limit * self.limit // max(1, len(tried)))
+            key = (self.chosen.filter, tuple(orders), self.limit)
+            if key not in counts.fitting:
+                tried = self._try(orders[0] if orders else None)
+                if len(tried) >= self.limit:
+                    return None, tried
+                counts.fitting[key] = len(tried)
+            steps = min(steps, TRIED * self.limit * self.limit // max(1, counts.fitting[key]))
         return counts.rarest(stretches, steps), None
 
     def _try(self, order: Order | None) -> Texts:
