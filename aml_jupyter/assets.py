@@ -67,6 +67,8 @@ def read(path: str, data: bytes) -> Asset:
     name = os.path.basename(path).removesuffix(SUFFIX)
     try:
         document = plainjson.loads(data.decode())
+        if isinstance(document, dict) and "assetSource" in document:
+            raise ValueError("it is one of 2017, into an account that was closed")
         check_format(document, path)
         older = document.get("versions", ())
         versions = tuple(_link(name, path, one) for one in (document, *older))

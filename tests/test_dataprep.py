@@ -575,7 +575,15 @@ def test_samples_and_sources_are_those_of_the_run_configuration(
     asked(sampling=False)
     assert len(folder.columns("x.dprep")["a"]) == 3
     asked(sampling=False, settings={"x.dsource": {"Sampling": {"Sample": "some"}}})
-    assert len(folder.columns("x.dprep")["a"]) == 1
+    assert len(folder.columns("x.dprep")["a"]) == 3
+    folder.do(
+        "a\n1\n2\n3\n", {**sampling(0, 1), "arguments": {**sampling(0, 1)["arguments"], "activeSample": ""}}
+    )
+    asked()
+    assert len(folder.columns("x.dprep")["a"]) == 3
+    for settings in ({"Sampling": {"Sample": "some"}}, {"Sampling": None, "Sample": "some"}):
+        asked(settings={"x.dsource": settings})
+        assert len(folder.columns("x.dprep")["a"]) == 1
     asked(settings={"./x.dsource": {"Sampling": {"Sample": "none"}}})
     with pytest.raises(dataprep.Exception, match="'none'; there is some"):
         folder.columns("x.dprep")

@@ -154,6 +154,14 @@ def test_promoting_twice_makes_two_versions_and_a_link_brings_the_bytes_back(
     assert (tmp_path / "model one.pkl").read_text() == "0.125"
 
 
+def test_a_link_of_2017_is_told_as_what_it_is(folder: Folder, tmp_path: Path) -> None:
+    link = tmp_path / "old.link"
+    link.write_text('{"assetSource":"azureml","name":"model.pkl","version":"1"}')
+    told = folder.do("asset", "download", "-l", str(link), status=2)
+    assert "one of 2017, into an account that was closed" in told
+    assert "aml promote" in told
+
+
 def test_another_project_and_another_folder(folder: Folder, tmp_path: Path) -> None:
     elsewhere = folder.do("history", "list", "--path", str(folder.path), "--query", "length(@)", cwd=tmp_path)
     assert elsewhere == "3\n"

@@ -35,6 +35,14 @@ def test_an_untracked_run_is_in_no_list(project: Path) -> None:
     assert [run["status"] for run in data("runs", "--hidden")] == ["Completed"]
 
 
+def test_a_run_configuration_may_name_the_script_itself(project: Path) -> None:
+    (project / "aml_config" / "whole.runconfig").write_text(
+        'ArgumentVector: ["train.py", "0.5"]\nTarget: local\nFramework: Python\n'
+    )
+    assert aml("experiment", "submit", "aml_config/whole.runconfig").stdout == "trained 0.5\n"
+    assert "Name one" in aml("experiment", "submit", "local.runconfig").stderr
+
+
 def test_other_files_of_dependencies_may_be_named(project: Path) -> None:
     (project / "deps").mkdir()
     (project / "deps" / "conda.yml").write_text("dependencies:\n  - numpy\n")

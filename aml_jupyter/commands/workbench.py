@@ -144,6 +144,8 @@ def _submit(options: Namespace, screen: Screen) -> int:
     script, arguments = words[:1], words[1:]
     if arguments[:1] == ["--"]:  # as one who knows `aml run` writes it
         arguments = arguments[1:]
+    if script and script[0].endswith(".runconfig"):  # a file of the project that names script and arguments
+        options.target, script = script[0], []
     request = Request(
         target=options.target,
         compute=options.compute,

@@ -73,12 +73,15 @@ class _Flow:
 
     def sampling(self, path):
         """Whether the samples of a file are used, and the name of one that is asked for."""
+        use = bool(self.asked.get("sampling", True))
         for name, settings in (self.asked.get("settings") or {}).items():
-            if self.is_named(path, name) and isinstance(settings, dict):
-                sample = (settings.get("Sampling") or {}).get("Sample")
+            if use and self.is_named(path, name) and isinstance(settings, dict):
+                # the manual of 2017 has Sample beside Sampling instead of below it
+                inner = settings.get("Sampling")
+                sample = (inner if isinstance(inner, dict) else settings).get("Sample")
                 if isinstance(sample, str):
                     return True, sample
-        return bool(self.asked.get("sampling", True)), None
+        return use, None
 
     def steps(self, path, activities, activity, behind):
         """What reads the data of a dataflow, and the steps behind it."""
