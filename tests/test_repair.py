@@ -164,6 +164,23 @@ def test_records_labels_and_lists_come_back_from_the_store(home: str, team: str)
     assert len(aside(home)) == 3
 
 
+def test_a_run_that_lost_its_record_is_kept_by_gc_and_gets_it_from_the_store(
+    home: str, team: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    os.unlink(directory.run_json)
+    os.utime(directory.path, (time.time() - 3600,) * 2)
+    assert "record.missing" in codes(home)
+    now = time.time
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: now() + 3600)
+        assert retention.collect_garbage(home).half_made == 0
+    assert os.path.exists(directory.artifacts_json)
+    assert mended(home).left == ()
+    assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
+
+
 def test_labels_that_nobody_else_has_are_set_aside_and_the_run_is_pinned(home: str) -> None:
     directory = finished(home)
     runs.set_labels(directory, name="best", pinned=True)

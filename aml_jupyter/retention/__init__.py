@@ -15,7 +15,7 @@ from aml_jupyter.retention import remote
 from aml_jupyter.retention.policy import TRASH_AGE
 from aml_jupyter.retention.sizes import places_of, size_of
 from aml_jupyter.runs import trash
-from aml_jupyter.runs.damage import BEING_MADE, Finding
+from aml_jupyter.runs.damage import BEING_MADE, Finding, has_run
 from aml_jupyter.runs.directory import RunDirectory, project_folders, trash_of
 from aml_jupyter.runs.groups import drop_groups
 from aml_jupyter.runs.removal import REMOVING, drop_id, finish_removal, left_of
@@ -93,7 +93,8 @@ def _collect(home: str, dry_run: bool, trash_age: float) -> Freed:
     directories = runs.all_directories(home)
     # before the records are read: what is submitted meanwhile is in neither list, and its snapshot is young
     unrecorded = [one for one in directories if not os.path.lexists(one.run_json)]
-    half_made = [one for one in unrecorded if _old(one.path, BEING_MADE)]
+    # one that ran and lost its record is damaged, which `check` tells: nothing of it goes
+    half_made = [one for one in unrecorded if _old(one.path, BEING_MADE) and not has_run(one)]
     records = list(_records(directories))
     expired, kept = _sorted_trash(home, trash_age)
     records += [*_known(kept), *(pair for pair in in_trash if pair[0] not in expired)]

@@ -224,7 +224,8 @@ class _Repair:
         if document.get("run_id") != directory.run_id:
             return ""
         if not self.dry_run:
-            self.copy_aside(directory.run_json)
+            if os.path.lexists(directory.run_json):
+                self.copy_aside(directory.run_json)
             write_atomic(directory.run_json, data)
             runs.mark_changed(directory)
         return f"it is brought back from {place.store}"
@@ -474,6 +475,7 @@ _WAYS: dict[str, Callable[[_Repair, Finding], str]] = {
     "id.orphan": _Repair._drop_id,
     "run.half_removed": _Repair._half_removed,
     "record.corrupt": _Repair._sealed,
+    "record.missing": _Repair._record,
     "labels.corrupt": _Repair._labels,
     "artifacts.corrupt": _Repair._manifest,
     "artifacts.missing": _Repair._manifest,

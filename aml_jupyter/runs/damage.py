@@ -74,7 +74,16 @@ def check_run(directory: RunDirectory) -> list[Finding]:
 
 def _check_run(directory: RunDirectory) -> Iterator[Finding]:
     if not os.path.lexists(directory.run_json):
-        if _age(directory.path) > BEING_MADE:
+        if _age(directory.path) <= BEING_MADE:
+            return
+        if has_run(directory):
+            yield Finding(
+                code="record.missing",
+                path=directory.run_json,
+                message="the run has no record any more",
+                hint=f"Its log, events and artifacts are still in {directory.path}; nothing removes them.",
+            )
+        else:
             yield Finding(
                 code="run.half_made",
                 path=directory.path,
@@ -109,6 +118,12 @@ def _check_run(directory: RunDirectory) -> Iterator[Finding]:
     yield from _check_labels(directory)
     yield from _check_job(directory, record)
     yield from _check_artifacts(directory, record)
+
+
+def has_run(directory: RunDirectory) -> bool:
+    """Whether something was started in a run directory, so that there is something to lose."""
+    paths = (directory.started_json, directory.exit_json, directory.artifacts_json, directory.starting)
+    return any(map(os.path.lexists, paths))
 
 
 def _check_labels(directory: RunDirectory) -> Iterator[Finding]:
