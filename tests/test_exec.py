@@ -16,6 +16,7 @@ from aml_jupyter import az
 from aml_jupyter.commands import program
 from aml_jupyter.errors import UsageError
 from tests.notebooks import Notebook
+from tests.requirements import need
 from tests.terminal import AML, aml, data, environment
 
 # what a script of 2017 did to try one parameter after the other
@@ -38,8 +39,12 @@ def project(tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (folder / "loop.py").write_text(LOOP)
     monkeypatch.chdir(folder)
-    # whatever this machine has, these tests bring their own
-    monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}:/usr/bin:/bin")
+    # a PATH without an az, whatever this machine has
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("env", "grep", "printf", "pwd", "sh", "sleep", "touch"):
+        (programs / name).symlink_to(need(name))
+    monkeypatch.setenv("PATH", str(programs))
     return folder
 
 
@@ -53,7 +58,7 @@ def real_az(folder: Path) -> Path:
 
 
 def test_a_loop_of_submits_in_a_script_makes_one_run_each(project: Path) -> None:
-    done = aml("exec", "python3", "loop.py")
+    done = aml("exec", sys.executable, "loop.py")
     assert done.returncode == 0, done.stderr
     runs = data("runs")
     assert [run["metrics"] for run in reversed(runs)] == [{"rate": 4.0 / 2**n} for n in range(4)]
@@ -194,7 +199,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
 
 @pytest.mark.slow
 def test_a_notebook_runs_such_a_script_below_the_cell(kernel: Notebook) -> None:
-    cell = kernel.run("%aml exec python3 loop.py")
+    cell = kernel.run(f"%aml exec {sys.executable} loop.py")
     assert cell.status == "ok", cell.error
     assert cell.text("stderr").count("RunId: ") == 4, cell.streams
     assert [line for line in cell.text().splitlines() if line.startswith("rate")] == [
