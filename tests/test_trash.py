@@ -144,6 +144,10 @@ def test_what_was_removed_for_good_cannot_come_back_and_the_message_says_so(
     assert (status, out) == (0, f"{other.run_id}\n")
     assert f"aml undelete {other.run_id}" in told
     assert os.listdir(home + "/artifacts/ExperimentRun") == []
+    with pytest.raises(RunNotFound) as caught:
+        aml("show", other.run_id)
+    assert caught.value.hint == f"It is in the trash: aml undelete {other.run_id}"
+    assert f"{other.run_id} of the trash" in aml("gc", "--empty-trash", "--dry-run")[1]
     with pytest.raises(RunNotFound, match="no run in the trash answers"):
         aml("undelete", directory.run_id)
     aml("rm", other.run_id, "--now")

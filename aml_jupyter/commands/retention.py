@@ -38,7 +38,7 @@ TOLD_AFTER = 2.0
 def arguments_rm(parser: ArgumentParser) -> None:
     """Options of `aml rm`."""
     add = parser.add_argument
-    add("runs", metavar="RUN", nargs="+")
+    add("runs", metavar="RUN", nargs="+", help="an id, its beginning, a name, @last")
     add("--now", action="store_true", help="for good: not into the trash; runs in the trash too")
     add("--store", action="store_true", help="--now: also from the store that a run was brought from")
     add("--force", action="store_true", help="pinned runs too, and runs whose labels are damaged")
@@ -356,6 +356,8 @@ def _tell_freed(options: Namespace, freed: Freed, swept: int, screen: Screen) ->
         f" {freed.leftovers} leftovers, {len(freed.environments)} of environments\n"
     )
     if options.dry_run:
+        for run_id in freed.runs:
+            screen.path(f"{run_id} of the trash")
         for path in freed.environments:
             screen.path(path)
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from aml_jupyter.errors import RunNotFound, UsageError
-from aml_jupyter.runs.directory import RunDirectory, at
+from aml_jupyter.runs.directory import RunDirectory, at, trash_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def _unknown(reference: str, history: History, within: str | None) -> RunNotFoun
     known = history.recent_words(within)
     near = get_close_matches(reference, known, n=3, cutoff=0.5) or known[:3]
     hint = f"Near it: {', '.join(near)}" if near else "There are no runs yet."
+    if at(trash_of(history.home), reference) is not None:
+        hint = f"It is in the trash: aml undelete {reference}"
     return RunNotFound(f"no run answers to {reference!r}", hint=hint)
 
 
