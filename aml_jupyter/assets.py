@@ -178,9 +178,21 @@ def add(root: str, name: str, link: Link) -> Asset:
 
     Raises ConfigError `asset.invalid` for a file of that name that is none of ours, OSError.
     """
-    import json
+    import fcntl
 
     name = checked_name(name)
+    with Root(root) as project:
+        # a folder of the project, not of ours alone
+        project.make_dirs(FOLDER, 0o755)
+        with project.folder(FOLDER) as folder:
+            # of two that promote at once both versions stay
+            fcntl.flock(folder.fd, fcntl.LOCK_EX)
+            return _added(project, root, name, link)
+
+
+def _added(project: Root, root: str, name: str, link: Link) -> Asset:
+    import json
+
     relative = f"{FOLDER}/{name}{SUFFIX}"
     try:
         before = load(root, name).versions
@@ -197,8 +209,5 @@ def add(root: str, name: str, link: Link) -> Asset:
         "versions": [one.as_document() for one in before[: MOST_VERSIONS - 1]],
     }
     data = json.dumps(document, indent=1, ensure_ascii=True).encode() + b"\n"
-    with Root(root) as project:
-        # a file of the project, not of ours alone
-        project.make_dirs(FOLDER, 0o755)
-        project.replace_file(relative, data, mode=0o644)
+    project.replace_file(relative, data, mode=0o644)
     return Asset(name=name, file=fresh.file, versions=(fresh, *before))

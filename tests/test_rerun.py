@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ with open("outputs/model.txt", "w") as file:
 
 @pytest.fixture
 def project(tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("PYTHONPATH", "PYTHONHASHSEED"):
+        monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "project"
     folder.mkdir()
     (folder / "train.py").write_text(TRAIN)
@@ -394,6 +397,14 @@ def test_an_artifact_is_promoted_in_versions_and_used(
     capsys.readouterr()
     assert cli.main(["asset", "list", "--versions", "--json"]) == 0
     assert [one["version"] for one in json.loads(capsys.readouterr().out)] == [3, 2, 1]
+
+
+def test_of_two_that_promote_at_once_both_versions_stay(project: Path) -> None:
+    first = trained()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: first.promote("model.txt", "iris"), range(24)))
+    asset = assets.load(str(project), "iris")
+    assert [link.version for link in asset.versions] == list(range(24, 0, -1))
 
 
 def test_a_link_of_the_project_is_a_local_path_inside_a_run(project: Path) -> None:

@@ -58,6 +58,8 @@ def index() -> Iterator[Index]:
 @pytest.fixture
 def managed(tmp_path: Path, home: str, index: Index, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose environment is made on this computer from an index."""
+    for name in ("PYTHONPATH", "PYTHONHASHSEED"):
+        monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "project"
     (folder / "aml_config").mkdir(parents=True)
     (folder / "aml_config/own.compute").write_text("type: local\nuserManagedEnvironment: false\n")

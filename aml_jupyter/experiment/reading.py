@@ -27,6 +27,8 @@ _ENVIRONMENT = re.compile(rb"\b(?:environb?|getenvb?)\b")
 _NAMED = re.compile(
     rb"""\b(?:environ(?:\.get|\.setdefault|\.pop)?\s*[\[(]|getenv\s*\()\s*[rbu]?["']([A-Za-z_]\w*)["']"""
 )
+_CHOOSING = ("PYTHONPATH", "PYTHONHASHSEED")
+_SPARK = ("SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_PYTHON")
 _OURS = (b"AML_", b"AZUREML_", b"MLFLOW_")
 
 
@@ -50,6 +52,10 @@ def reads(planned: Plan, snapshot_id: str, home: str) -> Reads:
     inherits = planned.target.kind not in demands.CONTAINERS
     known = {name.encode() for name in planned.configuration.environment_variables}
     names = set(given)
+    if inherits:
+        # whatever the code says, these choose what it runs on
+        names |= {name for name in _CHOOSING if name in os.environ}
+        names |= set(_SPARK if planned.spark else ())
     for text in _code(planned, snapshot_id, home):
         if planned.share is not None and any(word in text for word in words):
             return Reads(why="its code uses the shared folder, which may hold something else now")
