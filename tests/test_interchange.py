@@ -120,7 +120,7 @@ def test_a_run_arrives_whole_at_a_real_mlflow_server_and_only_once(
     # what people add later follows, nothing else is sent twice
     runs.set_labels(directory, tags={"later": "yes"})
     told = mlflow.export(directory, Server(mlflow_server.url))
-    assert (told.state, told.metrics) == ("completed", 0)
+    assert (told.state, told.metrics, told.artifacts) == ("completed", 0, 0)
     run = the_run(mlflow_server, project)
     assert words(run, "tags")["later"] == "yes"
 

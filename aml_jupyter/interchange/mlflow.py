@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 import urllib.parse
 
 from aml_jupyter import artifacts
@@ -17,6 +18,8 @@ from aml_jupyter.interchange.words import (
     ended,
     finite,
     image_bytes,
+    log_blocks,
+    log_size,
     milliseconds,
     parameters,
     points,
@@ -31,10 +34,13 @@ if TYPE_CHECKING:
 
     from aml_jupyter.runs import Record, RunDirectory
 
-UUID_TAG, ID_TAG, DONE_TAG = "aml.run_uuid", "aml.run_id", "aml.exported"
+UUID_TAG, ID_TAG = "aml.run_uuid", "aml.run_id"
+# what was sent completely, in one word: all of the run, all of its files
+DONE_TAG, FILES_TAG = "aml.exported", "aml.exported_files"
 STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 KEY, PARAM, TAG = 250, 6000, 5000  # characters that servers take
 METRICS_AT_ONCE, WORDS_AT_ONCE = 1000, 100
+TELL_EVERY = 2.0  # seconds
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
 # what an MLflow client had logged inside the run gets the path it had for it
 OWN_FOLDERS = ("outputs/mlflow/", "outputs/mlflow-models/")
@@ -76,10 +82,13 @@ def export(
     record = ended(directory)
     where = _experiment(server, experiment or record.project or "Default")
     found = _search(server, where, UUID_TAG, record.uuid or record.run_id)
-    mark = _fingerprint(directory, record, with_artifacts)
+    files = _fingerprint([(item.path, item.sha256) for item in _kept(directory)]) if with_artifacts else ""
+    mark = _fingerprint(_facts(record, files))
     state = "exported"
+    tags: dict[str, str] = {}
     if found is not None:
-        if _tags(found).get(DONE_TAG) == mark:
+        tags = _tags(found)
+        if tags.get(DONE_TAG) == mark:
             return _result(server, record, part(found, "info"), "unchanged")
         state = "completed"
     else:
@@ -89,12 +98,9 @@ def export(
     _words(server, run_id, record, _parent(server, where, record))
     sent = _send_points(server, run_id, points(directory, record), resumed=state == "completed")
     count = 0
-    if with_artifacts:
-        files = list(_files(directory, record))
-        for file in files:
-            count += 1
-            tell(f"{record.run_id}: {count} of {len(files)} files")
-            _put(server, str(info.get("artifact_uri", "")), file)
+    if with_artifacts and tags.get(FILES_TAG) != files:
+        count = _send_files(server, str(info.get("artifact_uri", "")), directory, record, tell)
+        server.post("runs/set-tag", {"run_id": run_id, "key": FILES_TAG, "value": files})
     server.post(
         "runs/update",
         {
@@ -123,12 +129,15 @@ def _result(
     )
 
 
-def _fingerprint(directory: RunDirectory, record: Record, with_artifacts: bool) -> str:
-    """What was exported, in one word: another one means that something is to be sent."""
-    kept = [(item.path, item.sha256) for item in _kept(directory)] if with_artifacts else None
-    facts = [record.status, record.end_time_utc, record.name, record.note, record.description]
-    words = [sorted(record.tags.items()), sorted(parameters(record).items()), kept, record.parent_run_id]
-    return hashlib.sha256(json.dumps([facts, words, 1]).encode("ascii")).hexdigest()
+def _fingerprint(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode("ascii")).hexdigest()
+
+
+def _facts(record: Record, files: str) -> list[object]:
+    """What an export sends: where it is another one, something is to be sent."""
+    labels = [record.name, record.note, record.description, sorted(record.tags.items())]
+    words = [sorted(parameters(record).items()), record.parent_run_id]
+    return [record.status, record.end_time_utc, labels, words, files]
 
 
 # ---- experiments and runs ----------------------------------------------------------------------------------
@@ -307,6 +316,19 @@ def _count(server: Server, run_id: str, name: str) -> int:
 # ---- artifacts ---------------------------------------------------------------------------------------------
 
 
+def _send_files(
+    server: Server, root: str, directory: RunDirectory, record: Record, tell: Callable[[str], None]
+) -> int:
+    count, told = 0, time.monotonic()
+    for file in _files(directory, record):
+        count += 1
+        if time.monotonic() - told > TELL_EVERY:
+            told = time.monotonic()
+            tell(f"{record.run_id}: {count} files so far")
+        _put(server, root, file)
+    return count
+
+
 def _kept(directory: RunDirectory) -> list[artifacts.Artifact]:
     return [item for item in artifacts.listing(directory) if item.state != "rejected"]
 
@@ -363,9 +385,9 @@ def _all_files(directory: RunDirectory, record: Record) -> Iterator[_File]:
         except (AmlError, OSError):  # lost or damaged: the record tells of it
             continue
         yield _whole_file(path, data)
-    log = _log(directory)
-    if log:
-        yield _whole_file("aml/log.txt", log)
+    size = log_size(directory)
+    if size:
+        yield _File(path="aml/log.txt", size=size, blocks=lambda: log_blocks(directory, size))
     yield _whole_file("aml/run.json", json.dumps(finite(_public(record)), indent=1).encode("ascii"))
 
 
@@ -375,18 +397,6 @@ def _reader(directory: RunDirectory, path: str) -> Callable[[], Iterator[bytes]]
 
 def _whole_file(path: str, data: bytes) -> _File:
     return _File(path=path, size=len(data), blocks=lambda: iter([data] if data else []))
-
-
-LARGEST_LOG = 256 << 20
-
-
-def _log(directory: RunDirectory) -> bytes:
-    from aml_jupyter.confined import read_bounded
-
-    try:
-        return read_bounded(directory.log, LARGEST_LOG)
-    except AmlError:  # none, or none of ours
-        return b""
 
 
 def _public(record: Record) -> dict[str, Any]:

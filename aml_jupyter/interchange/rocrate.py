@@ -16,7 +16,7 @@ from aml_jupyter.config import aml_home
 from aml_jupyter.confined import Root, read_bounded
 from aml_jupyter.confined.names import check_found
 from aml_jupyter.errors import AmlError, UsageError
-from aml_jupyter.interchange.words import ended, finite, parameters, plain_text, points
+from aml_jupyter.interchange.words import ended, finite, log_blocks, log_size, parameters, plain_text, points
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ CRATE = "https://w3id.org/ro/crate/1.1"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 TERMS = "https://w3id.org/ro/terms/workflow-run"
 PARTIAL = ".partial"
-LARGEST_LOG = 1 << 30
+LARGEST_TEXT = 64 << 20
 STATUS = {"Completed": "CompletedActionStatus"}
 MEDIA = {
     "csv": "text/csv",
@@ -220,15 +220,16 @@ class _Crate:
 
     def _job_file(self, name: str) -> bytes:
         try:
-            return read_bounded(f"{self.directory.job}/{name}", LARGEST_LOG)
+            return read_bounded(f"{self.directory.job}/{name}", LARGEST_TEXT)
         except AmlError:  # none, or none of ours
             return b""
 
     def _log(self) -> list[Entity]:
-        data = self._job_file("log")
-        if not data:
+        size = log_size(self.directory)
+        if not size:
             return []
-        return [self._add("log.txt", "what the run printed", [data], encodingFormat="text/plain")]
+        blocks = log_blocks(self.directory, size)
+        return [self._add("log.txt", "what the run printed", blocks, encodingFormat="text/plain")]
 
     def _environment(self) -> Entity | None:
         """What the run had below it: the lock with every package, or what was found there."""
@@ -245,7 +246,7 @@ class _Crate:
     def _others(self) -> None:
         diff = b""
         try:
-            diff = read_bounded(self.directory.git_diff, LARGEST_LOG)
+            diff = read_bounded(self.directory.git_diff, LARGEST_TEXT)
         except AmlError:  # no git, or no changes
             pass
         if diff:

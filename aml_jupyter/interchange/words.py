@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LARGEST_VALUE = 64 << 20  # bytes of a logged list, table or image
 LARGEST_LINE = 4 << 20
+BLOCK = 1 << 20
 _NOT_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -122,6 +123,25 @@ def tables_and_images(directory: RunDirectory) -> list[Shown]:
 def image_bytes(directory: RunDirectory, image: Shown) -> bytes:
     """The bytes of a logged image.  Raises ConfinedError, HistoryError."""
     return runs.payload(directory, str(image.value.get("$data", "")), LARGEST_VALUE)
+
+
+def log_size(directory: RunDirectory) -> int:
+    """Bytes of the log; 0 where there is none."""
+    try:
+        fd, found = open_regular(directory.log)
+    except (OSError, ConfinedError):  # none, or none of ours
+        return 0
+    os.close(fd)
+    return found.st_size
+
+
+def log_blocks(directory: RunDirectory, size: int) -> Iterator[bytes]:
+    """The first `size` bytes of the log.  Raises ConfinedError, OSError."""
+    fd, _ = open_regular(directory.log)
+    with os.fdopen(fd, "rb") as file:
+        while size > 0 and (block := file.read(min(size, BLOCK))):
+            size -= len(block)
+            yield block
 
 
 def _metrics(directory: RunDirectory) -> Iterator[dict[str, Any]]:
