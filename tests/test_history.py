@@ -325,7 +325,7 @@ def test_H5_a_damaged_index_is_set_aside_and_made_anew(home: str, kind: str) -> 
 def test_H5_N17_no_flipped_bit_gives_a_wrong_row_and_check_finds_every_one(home: str) -> None:
     for number in range(30):
         # long enough that the pages of every table are full
-        params = {f"param {at} {'x' * 40}": number for at in range(9)}
+        params = {f"param {at} {'x' * 40}": number for at in range(16)}
         finished(home, metrics={"acc": number / 7, "n": number}, params={"lr": number, **params})
     with History(home) as history:
         right = history.rows(limit=None)
