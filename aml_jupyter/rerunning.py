@@ -111,6 +111,15 @@ def submit(request: Request, start: Callable[[], Starter] = Starter) -> RunDirec
     return experiment.submit(request, None, start)
 
 
+def require_ended(original: RunDirectory) -> None:
+    """Raise UsageError for a run with which nothing can be compared yet."""
+    if not runs.read_record(original).ended:
+        raise UsageError(
+            f"{original.run_id} has not ended: nothing can be compared with it",
+            hint=f"aml wait {original.run_id}",
+        )
+
+
 def original_of(directory: RunDirectory) -> RunDirectory:
     """The run that a run repeats.  Raises UsageError for one that repeats none, RunNotFound."""
     record = runs.load_record(directory)

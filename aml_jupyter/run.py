@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aml_jupyter.config import Project
     from aml_jupyter.experiment import Request
     from aml_jupyter.portability import Group, Verdict
+    from aml_jupyter.rerunning import Verification
     from aml_jupyter.runs import Record, RunDirectory
 
 # an artifact that is read into memory may have at most this many bytes, unless said otherwise
@@ -162,10 +163,22 @@ class Run:
             needed=needed,
             **options,
         )
+        if verify:
+            rerunning.require_ended(self._directory)
         if needed and (done := _completed(request, None)):
             return done
         again = Run(rerunning.submit(request))
         return rerunning.verify(self._directory, again.wait()._directory, tolerance) if verify else again
+
+    def verify(self, tolerance: float = 1e-6) -> Verification:
+        """Compare a rerun, which is waited for, with the run that it repeats.
+
+        Raises UsageError for one that repeats none, RunNotFound.
+        """
+        from aml_jupyter import rerunning
+
+        original = rerunning.original_of(self._directory)
+        return rerunning.verify(original, self.wait()._directory, tolerance)
 
     @property
     def made_from(self) -> list[dict[str, Any]]:

@@ -71,6 +71,22 @@ def test_a_run_is_repeated_from_what_is_kept_when_its_project_is_gone(
     assert (record.params, record.arguments) == (first.params, first.record.arguments)
 
 
+def test_a_rerun_is_compared_later(project: Path) -> None:
+    first = trained()
+    again = first.rerun()
+    assert again.verify().same
+    with pytest.raises(AmlError, match="repeats no run"):
+        first.verify()
+
+
+def test_nothing_is_compared_with_a_run_that_goes_on(project: Path) -> None:
+    (project / "train.py").write_text("import time; time.sleep(600)")
+    first = Run(experiment.submit(Request(script="train.py")))
+    with pytest.raises(AmlError, match="has not ended"):
+        first.rerun(verify=True)
+    first.cancel(kill=True).wait(120)
+
+
 def test_a_changed_project_changes_nothing_about_a_rerun(project: Path) -> None:
     first = trained()
     (project / "train.py").write_text("raise SystemExit(3)")

@@ -70,6 +70,8 @@ def do_rerun(options: Namespace, screen: Screen) -> int:
 
     request = rerun_request(options)
     original = find_run(options.run)
+    if options.verify:
+        rerunning.require_ended(original)
     if options.needed:
         from aml_jupyter.commands.needed import completed, show_completed
 

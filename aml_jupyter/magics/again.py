@@ -32,6 +32,8 @@ def rerun(page: Page, words: list[str]) -> None:
     options.after = after
     request = rerun_request(options)
     original = find_run(options.run)
+    if options.verify:
+        rerunning.require_ended(original)
     if options.needed and (found := completed(page, request, None)):
         page.define({"_run": Run(found)})
         show_completed(page, found, options)
