@@ -63,7 +63,7 @@ _SETTINGS, _INBOX, _WORKER_LOCK, _CHANGE_LOCK = "settings.json", "inbox", "worke
 
 
 class Entry(Value):
-    """What waits or goes on: one run, or the parent of a sweep whose `trials` are run ids in order.
+    """What waits or goes on: one run, or the parent of a `sweep` whose `trials` are run ids in order.
 
     `jobs` is how many trials may go on at a time; `direct` means beside the queue, without waiting in it;
     `maker` is the process that still writes the run; `waits` says why nobody starts it.
@@ -71,6 +71,7 @@ class Entry(Value):
 
     run_id: str
     place: float = 0.0
+    sweep: bool = False
     trials: tuple[str, ...] = ()
     jobs: int = 1
     direct: bool = False
@@ -82,7 +83,7 @@ class Entry(Value):
     @property
     def runs(self) -> tuple[str, ...]:
         """The ids of the runs that have jobs."""
-        return self.trials or (self.run_id,)
+        return self.trials if self.sweep else (self.run_id,)
 
 
 class Settings(Value):
@@ -519,7 +520,10 @@ def _restore(parent: RunDirectory, record: Record) -> None:
     """Put the entry of a sweep back that was lost or damaged: the record of its parent says the same."""
     path = _entry_path(parent.home, parent.run_id)
     described = record.properties.get("sweep")
-    if record.ended or not isinstance(described, dict) or read_entry(parent.home, parent.run_id) is not None:
+    # one that was fetched from a store is looked at, not continued: it goes on where it was made
+    if record.ended or not isinstance(described, dict) or record.properties.get("origin"):
+        return
+    if read_entry(parent.home, parent.run_id) is not None:
         return
     try:
         check_format(unseal(read_bounded(path, _LARGEST), path), path)
@@ -533,9 +537,19 @@ def _restore(parent: RunDirectory, record: Record) -> None:
             parent.home,
             Entry(
                 run_id=parent.run_id,
-                trials=tuple(map(str, trials)),
+                sweep=True,
+                trials=tuple(run_id for run_id in map(str, trials) if _is_trial(parent, run_id)),
                 jobs=max(1, min(jobs, MOST_JOBS)),
                 direct=True,
                 fail_fast=bool(described.get("fail_fast")),
             ),
         )
+
+
+def _is_trial(parent: RunDirectory, run_id: str) -> bool:
+    """Whether a run says itself that it is a trial of a sweep."""
+    directory = runs.at(parent.home, run_id)
+    try:
+        return directory is not None and runs.load_record(directory).parent_run_id == parent.run_id
+    except AmlError:  # damaged: the worker leaves it alone
+        return False

@@ -227,7 +227,7 @@ class Item:
             self.states = {run_id: self._first_state(run_id) for run_id in self.entry.runs}
         for run_id in [*self.active, *self.in_state(STUCK)]:
             self._tend_run(run_id)
-        if self.entry.trials:
+        if self.entry.sweep:
             self._tend_sweep(parent)
         if all(state == DONE for state in self.states.values()):
             self._finish(parent)
@@ -282,7 +282,7 @@ class Item:
             self._tend_run(run_id)
         elif record.reason == queueing.NEEDS_SECRETS or active.tries >= MOST_TRIES:
             # a password that only a person has, or a machine that lets nobody live
-            self._set(run_id, STUCK if self.entry.trials else DONE)
+            self._set(run_id, STUCK if self.entry.sweep else DONE)
         else:
             self._launch(directory, record, active)
 
@@ -332,7 +332,7 @@ class Item:
     def hold(self) -> None:
         """Be the supervisor of the sweep, as far as anybody can see."""
         parent = self.parent
-        if not self.entry.trials or self._lock >= 0 or parent is None:
+        if not self.entry.sweep or self._lock >= 0 or parent is None:
             return
         lock = os.open(parent.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not try_lock(lock):
@@ -345,7 +345,7 @@ class Item:
         runs.append_status(parent, "Running")
 
     def _finish(self, parent: RunDirectory) -> None:
-        if self.entry.trials:
+        if self.entry.sweep:
             self.hold()
             from aml_jupyter.sweep.ending import end
 

@@ -124,7 +124,9 @@ def submit(
             "properties": {"CommitId": runs.load_record(directories[0]).snapshot_id, "sweep": described},
         }
 
-    entry = queueing.Entry(run_id="", jobs=asked.jobs, direct=not asked.queue, fail_fast=asked.fail_fast)
+    entry = queueing.Entry(
+        sweep=True, run_id="", jobs=asked.jobs, direct=not asked.queue, fail_fast=asked.fail_fast
+    )
     labelled = requests[0].replace(name=request.name, message=request.message)
     parent = enqueue_trials(requests, done, project, entry, Parent(fields=parent_fields, request=labelled))
     if len(done) == len(requests):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aml_jupyter import experiment, processes, queueing, retention, runs, sweep
+from aml_jupyter.config import find_project
 from aml_jupyter.errors import AmlError, RunFailed
 from aml_jupyter.experiment import Request
 from aml_jupyter.experiment.queued import enqueue
@@ -284,6 +285,27 @@ def test_a_sweep_whose_entry_is_lost_is_continued_from_its_record(
     share(go=True)
     assert experiment.wait(parent, 60).status == "Completed"
     assert_each_trial_ran_once(parent)
+
+
+def test_a_sweep_that_is_none_of_ours_takes_no_other_run_along(project: Path, home: str) -> None:
+    victim = enqueue(Request(script="script.py"))
+    until(lambda: len(started_runs()) == 1, 60)
+    foreign = {"trials": [victim.run_id, "../../x", ""], "jobs": 99, "axes": {"v": [1]}, "metric": ""}
+    parents = []
+    for origin in ({}, {"origin": "folder:///team"}):
+        parent = runs.create(home, find_project())
+        record = runs.new_record(
+            parent, find_project(), kind="sweep", status="Queued", properties={"sweep": foreign, **origin}
+        )
+        runs.write_record(parent, record)
+        runs.request_cancel(parent)
+        experiment.cancel(parent)
+        parents.append(parent)
+    assert experiment.wait(parents[0], 60).ended
+    assert not runs.load_record(parents[1]).ended
+    assert runs.read_record(victim).status == "Running"
+    share(go=True)
+    assert experiment.wait(victim, 60).status == "Completed"
 
 
 def without_worker(home: str) -> RunDirectory:
