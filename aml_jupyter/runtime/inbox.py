@@ -77,4 +77,6 @@ class Inbox:
 def _warning(text: str) -> bytes:
     import plain
 
-    return b"j" + plain.dumps({"type": "warning", "code": "run.mlflow_unavailable", "text": text}).encode("ascii")
+    return b"j" + plain.dumps({"type": "warning", "code": "run.mlflow_unavailable", "text": text}).encode(
+        "ascii"
+    )
