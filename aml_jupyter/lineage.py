@@ -11,7 +11,7 @@ import os
 import re
 
 from aml_jupyter import artifacts, assets, inputs, runs
-from aml_jupyter.artifacts.remote import fetch
+from aml_jupyter.artifacts.remote import fetch, place_of
 from aml_jupyter.artifacts.store import check_key
 from aml_jupyter.errors import AmlError, ArtifactError, ConfigError, UsageError
 from aml_jupyter.frozen import Value
@@ -281,6 +281,8 @@ def _store_of(directory: RunDirectory) -> str:
     """Where the artifacts of a run are kept, without credentials."""
     from aml_jupyter.environment.credentials import strip
 
+    if (place := place_of(directory)) is not None:
+        return place.store
     manifest = artifacts.read_manifest(directory)
     return strip(manifest.store) if manifest else "folder"
 

@@ -481,3 +481,26 @@ def test_a_setting_that_names_no_store_is_refused_with_what_there_is(home: str, 
         assert "secret" not in str(caught.value)
     assert settings.value(None, settings.STORE) is None
     assert aml("config", "set", "artifacts.store", "azblob://azureml/team")[0] == 0
+
+
+def test_brought_runs_are_compared_and_are_inputs_of_later_ones_without_a_word(
+    project: Path, home: str, store: str, tmp_path: Path
+) -> None:
+    settings.put(None, settings.STORE, store)
+    first = run_script()
+    (project / "train.py").write_text((project / "train.py").read_text().replace("trained", "other"))
+    second = run_script()
+    assert {stored(first), stored(second)} == {"stored"}
+    (project / "use.py").write_text("import sys; print(open('inputs/model/model.pkl').read())\n")
+    with machine(str(tmp_path / "other"), store):
+        assert aml("history", "sync", "--all-projects")[0] == 0
+        status, out, _ = aml("diff", first.run_id, second.run_id)
+        assert status in (0, 1)
+        assert "train.py" in out
+        assert "+print('other')" in out
+        status, _, told = aml(
+            "run", "local", "use.py", "-q", "--input", f"model={first.run_id}:outputs/model.pkl"
+        )
+        assert (status, "") == (0, told.partition("RunId")[0])
+        assert aml("logs")[1] == "model\n"
+        assert stored(runs.find("@last", os.environ["AML_HOME"])) == "none"

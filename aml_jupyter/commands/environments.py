@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from argparse import SUPPRESS
 
@@ -199,6 +200,10 @@ def _of_name(what: str) -> Lock:
         raise
     from aml_jupyter import runs
 
+    if os.path.exists(run.path + "/remote.json"):
+        from aml_jupyter import syncing
+
+        syncing.need_lock(run)
     environment = runs.load_record(run).environment
     digest = str(environment.get("lock") or "")
     if digest and (lock := by_digest(digest)):

@@ -221,6 +221,7 @@ def _lock(side: Side) -> Lock | None:
     from aml_jupyter.environment.keeping import read
 
     try:
+        _bring(side, "need_lock")
         return read(f"{side.directory.home}/environments/kept/{digest}.json")
     except AmlError:  # damaged or of a newer version: what was installed is known all the same
         return None
@@ -237,6 +238,14 @@ def _of_locks(first: Lock, second: Lock) -> Packages:
     return Packages(how="lock", same=max(0, same), rows=listed, more=max(0, len(rows) - MOST_PACKAGES))
 
 
+def _bring(side: Side, what: str) -> None:
+    """Have the snapshot or the lock of a run here that its store has.  Raises AmlError."""
+    if os.path.exists(side.directory.path + "/remote.json"):
+        from aml_jupyter import syncing
+
+        getattr(syncing, what)(side.directory)
+
+
 # -- code
 
 
@@ -249,6 +258,8 @@ def code(first: Side, second: Side, budget: Budget) -> Files:
     ids = first.record.snapshot_id, second.record.snapshot_id
     same_cell = int(not changes and first.record.cell_sha256 is not None)
     try:
+        for side in (first, second):
+            _bring(side, "need_snapshot")
         manifests = [{one.path: one for one in store.manifest(id_)} if id_ else {} for id_ in ids]
     except AmlError as error:
         return Files(same=same_cell, changes=tuple(changes), note=error.message)
