@@ -1,6 +1,6 @@
 """Artifacts into Blob storage beside azure-storage-blob used naively; into the folder of this machine.
 
-    python benchmarks/artifacts.py [--rounds 3] [--size 1024] [--files 1000] [--only large,small,collect]
+    python benchmarks/artifacts.py [--rounds 2] [--size 1024] [--files 1000] [--only large,small,collect]
 
 One Azurite, on disk, on loopback, and a relay in front of it that makes every answer take 30 ms longer. Each
 measurement is a process of its own; the ways take turns. obstore is left out where it is not installed. Needs
@@ -285,7 +285,7 @@ def main() -> None:
         relay(int(sys.argv[2]))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--size", type=int, default=1024, help="MB of the large file")
     parser.add_argument("--files", type=int, default=1000, help="how many files of 100 KB")
     parser.add_argument("--only", default="large,small,collect")
