@@ -281,6 +281,14 @@ def test_a_copy_of_an_artifact_is_opened_by_the_desktop(
     assert not os.stat(path).st_mode & stat.S_IXUSR
 
 
+def test_copies_that_were_opened_long_ago_go(kept: RunDirectory, home: str) -> None:
+    old = Path(home, "cache/opened/old")
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    assert cli.main(["open", kept.run_id, "notes.txt", "--print"]) == 0
+    assert [one.name for one in old.parent.iterdir()] == [kept.run_id]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

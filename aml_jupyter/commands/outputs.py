@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PROGRESS = 0.2
 # seconds in which a desktop's opener is waited for
 OPENING = 5.0
+# seconds that a copy stays which was made to be opened
+KEPT = 7 * 86400.0
 # what a desktop shows without running anything that stands in it
 SHOWN = frozenset(
     [
@@ -210,7 +212,10 @@ def _placed(directory: RunDirectory, path: str, screen: Screen) -> str:
     from aml_jupyter.artifacts import unfinished
     from aml_jupyter.confined import make_root, remove_tree
 
-    into = f"{aml_home()}/cache/opened/{directory.run_id}"
+    opened = f"{aml_home()}/cache/opened"
+    make_root(opened)
+    _tidy(opened)
+    into = f"{opened}/{directory.run_id}"
     make_root(into)
     path = path.strip("/")
     if unfinished.goes_on(directory):
@@ -225,6 +230,15 @@ def _placed(directory: RunDirectory, path: str, screen: Screen) -> str:
         with Shown(screen) as shown:
             made = artifacts.get(directory, path, folder, overwrite=True, resume=True, report=shown.tell)
     return made[0] if len(made) == 1 and path else folder
+
+
+def _tidy(opened: str) -> None:
+    """Remove copies that were made long ago: nobody looks at them any more."""
+    from aml_jupyter.confined import remove_tree
+
+    for entry in list(os.scandir(opened)):
+        if entry.is_dir(follow_symlinks=False) and time.time() - entry.stat().st_mtime > KEPT:
+            remove_tree(entry.path)
 
 
 def unsafe(path: str) -> str:
