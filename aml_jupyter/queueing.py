@@ -427,6 +427,8 @@ class Post:
 
     def leave(self, is_done: Callable[[], bool]) -> bool:
         """Be the worker no longer, unless there is something to do after all or a line to read."""
+        if not os.path.isdir(folder(self.home)):  # removed with all that waited
+            return True
         with changing(self.home):
             if self._readable() or not is_done():
                 return False

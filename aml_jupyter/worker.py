@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 
 if __name__ == "__main__":
     # whoever started this waits until its first process has ended
@@ -29,14 +30,16 @@ from aml_jupyter.starting import ForkedStarter, Starter, SupervisorGone, run_env
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from aml_jupyter.queueing import Entry
     from aml_jupyter.runs import Record, RunDirectory
 
 # seconds between two looks at everything, should a word not arrive
-LOOK = 20.0
+LOOK = 5.0
+# seconds until what went wrong is tried again, at first
+FIRST_PAUSE = 0.25
 # seconds between two looks for a supervisor that starts
 STARTING_LOOK = 0.02
 # seconds until a supervisor that was started has said who it is
@@ -75,6 +78,8 @@ class Worker:
         self.given: dict[str, Given] = {}
         self.items: dict[str, Item] = {}
         self.limits: Mapping[str, int] = {}
+        # seconds until what went wrong is tried again; 0 while nothing does
+        self.trouble = 0.0
 
     def work(self) -> None:
         """Until there is nothing to do."""
@@ -106,6 +111,7 @@ class Worker:
 
     def _look(self) -> None:
         self._take_over(self.post.read())
+        troubled, self.trouble = self.trouble, 0.0
         found = {entry.run_id: entry for entry in queueing.entries(self.home)}
         for run_id in self.items.keys() - found.keys():
             self.items.pop(run_id).let_go()
@@ -114,17 +120,20 @@ class Worker:
             if item is None:
                 item = self.items[run_id] = Item(self, entry)
             item.entry = entry
-            self._tend(item)
+            self._do(item, item.tend)
         # in the order of the queue: an item that was met before may have been moved
         self.items = {run_id: self.items[run_id] for run_id in found if run_id in self.items}
         self._start_waiting()
+        if self.trouble:
+            self.trouble = min(LOOK, max(FIRST_PAUSE, troubled * 2))
 
-    def _tend(self, item: Item) -> None:
-        """Tend one item; what is wrong with it keeps no other from its turn."""
+    def _do(self, item: Item, do: Callable[[], None]) -> None:
+        """Do something for one item; what is wrong with it keeps no other from its turn."""
         try:
-            item.tend()
+            do()
         except (AmlError, OSError) as error:
             log(self.home, f"{item.entry.run_id}: {error}")
+            self.trouble = LOOK
 
     def _start_waiting(self) -> None:
         try:
@@ -136,12 +145,13 @@ class Worker:
         queue = [item for item in self.items.values() if not item.entry.direct]
         for item in list(self.items.values()):
             if item.entry.direct:
-                self._start(item, item.entry.jobs)
+                self._do(item, partial(item.start, item.entry.jobs))
         if settings.paused:
             return
         for item in queue:
             going = sum(len(one.in_state(ACTIVE)) for one in queue)
-            self._start(item, min(item.entry.jobs, len(item.in_state(ACTIVE)) + settings.jobs - going))
+            most = min(item.entry.jobs, len(item.in_state(ACTIVE)) + settings.jobs - going)
+            self._do(item, partial(item.start, most))
 
     def has_room(self, target: str) -> bool:
         """Whether one more run of the queue may go on at a target."""
@@ -150,12 +160,6 @@ class Worker:
             return True
         queue = [item for item in self.items.values() if not item.entry.direct]
         return sum(one.target == target for item in queue for one in item.active.values()) < most
-
-    def _start(self, item: Item, most: int) -> None:
-        try:
-            item.start(most)
-        except (AmlError, OSError) as error:
-            log(self.home, f"{item.entry.run_id}: {error}")
 
     def forget(self, item: Item) -> None:
         """An item has ended, or has nothing to be done for it any more."""
@@ -180,6 +184,8 @@ class Worker:
             seconds = min(BLIND_LOOK, max(STARTING_LOOK, youngest / 10))
         if any(item.is_being_made() for item in self.items.values()):
             seconds = min(seconds, BLIND_LOOK)
+        if self.trouble:
+            seconds = min(seconds, self.trouble)
         select.select([self.post.inbox, *ends], [], [], seconds)
 
 
@@ -409,6 +415,7 @@ class Item:
             starter.go(directory.path, secrets, passwords, environment)
         except SupervisorGone as error:
             log(self.home, f"{directory.run_id}: {error}")
+            active.began = -STARTING  # nobody is on the way
 
 
 class Active:
@@ -500,6 +507,6 @@ def _traceback() -> str:
 if __name__ == "__main__":
     try:
         main(sys.argv[1])
-    except AmlError as error:
+    except (AmlError, OSError) as error:  # whoever looks at the queue next starts another one
         log(sys.argv[1], str(error))
     os._exit(0)
