@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from aml_jupyter import card, runs, syncing
+from aml_jupyter.environment import keeping
+from aml_jupyter.environment.lock import Lock, Package
 from aml_jupyter.errors import AmlError, ArtifactError, SnapshotError
 from aml_jupyter.runs import Record, RunDirectory
 from aml_jupyter.sealed import seal, unseal
@@ -482,3 +484,36 @@ def test_manifests_that_are_nonsense_are_refused(tmp_path: Path) -> None:
         with pytest.raises(SnapshotError) as caught:
             unpacked(data, hashlib.sha256(manifest).hexdigest(), tmp_path)
         assert caught.value.code == "snapshot.archive"
+
+
+def test_the_lock_of_a_run_goes_through_a_store_and_another_one_is_refused(
+    home: str, tmp_path: Path, fresh: str
+) -> None:
+    wheel = Package(
+        name="six", version="1.16.0", source="pypi", url="https://example.org/six.whl", sha256="0" * 64
+    )
+    lock = Lock(platform="linux-64", python="3.11", owns_python=False, packages=(wheel,), request="0" * 64)
+    os.makedirs(f"{home}/environments/locks")
+    keeping.keep(lock, f"{home}/environments/locks/x.json")
+    directory = ended_run(home, {}, environment={"lock": lock.digest})
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    push(directory, f"folder://{shared}")
+    syncing.sync(fresh, f"folder://{shared}")
+    brought = runs.find(directory.run_id, fresh)
+    kept = shared / f"Locks/{lock.digest}"
+    whole = kept.read_bytes()
+    for data in (
+        b"",
+        b"{}",
+        b"[]",
+        whole.replace(b"1.16.0", b"1.15.0"),
+        whole.replace(b'"format": 1', b'"format": 9'),
+    ):
+        kept.write_bytes(data)
+        with pytest.raises(AmlError):
+            syncing.need_lock(brought)
+        assert not os.path.exists(f"{fresh}/environments/kept/{lock.digest}.json")
+    kept.write_bytes(whole)
+    syncing.need_lock(brought)
+    assert keeping.read(f"{fresh}/environments/kept/{lock.digest}.json") == lock
