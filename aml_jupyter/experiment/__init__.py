@@ -5,6 +5,8 @@ the run afterwards.
 
     request    what a person asked for, and what it comes to
     planning   a request resolved against the configuration
+    again      a request that repeats a run, resolved against what that run was asked for
+    reading    what code reads that no record holds
     writing    the run directory
     logins     passwords of the machines that runs are sent to, and of package indexes
 """
