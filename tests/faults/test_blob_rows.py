@@ -57,11 +57,25 @@ def through(azurite: Azurite, proxy: FaultyHTTP, container: str) -> BlobStore:
     return store_through(azurite, proxy, container)
 
 
+STORES: list[BlobStore] = []
+
+
 def store_through(
     azurite: Azurite, proxy: FaultyHTTP, container: str, patience: Patience = LONG
 ) -> BlobStore:
     connection = azurite.connection_string(proxy.endpoint(ACCOUNT))
-    return BlobStore(container, "", {"AZURE_STORAGE_CONNECTION_STRING": connection}, patience)
+    store = BlobStore(container, "", {"AZURE_STORAGE_CONNECTION_STRING": connection}, patience)
+    STORES.append(store)
+    return store
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_given_back() -> Iterator[None]:
+    """Whatever happened, nothing is on its way any more, and nothing takes room for it."""
+    yield
+    for store in STORES:
+        assert store.room.free == store.room.size
+    STORES.clear()
 
 
 @pytest.fixture
@@ -300,6 +314,32 @@ def test_A11_a_commit_whose_answer_is_lost_is_found_done(
     assert through.put(KEY, fd).sha256 == sha(data)
     assert direct.read(KEY) == data
     assert len(proxy.seen("^PUT .*comp=block&")) == 4
+
+
+def test_A11_many_large_files_at_once_share_one_room(
+    through: BlobStore, direct: ArtifactStore, files: Files
+) -> None:
+    made = {f"{KEY}{number}": files.make(5 * PART + number) for number in range(12)}
+    items = [
+        Upload(key=key, open=partial(os.dup, fd), size=len(data), sha256=sha(data))
+        for key, (fd, data) in made.items()
+    ]
+    least = through.room.size
+    lock = threading.Lock()
+    take = through.room.take
+
+    def watched(count: int) -> int:
+        nonlocal least
+        taken = take(count)
+        with lock:
+            least = min(least, through.room.free)
+        return taken
+
+    through.room.take = watched  # type: ignore[method-assign]
+    assert all(one.sent for one in upload(through, "ExperimentRun/iris_1", items, workers=6))
+    assert 0 <= least < through.room.size
+    for key, (_, data) in made.items():
+        assert direct.read(key) == data
 
 
 def test_A11_other_bytes_of_that_name_are_replaced_whole(
