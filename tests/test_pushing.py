@@ -115,6 +115,9 @@ def test_A8_a_store_that_is_absent_leaves_the_run_completed_and_pending_and_push
     assert states(directory) == {"pending"}
     assert artifacts.read_artifact(directory, "model.pkl") == b"model"
     assert "pending" in aml("show")[1]
+    until(lambda: "not stored yet" in aml("show")[2])
+    # the pusher has left: only a person can bring the folder back
+    until(lambda: not locks.holders(f"{home}/push.lock"))
     status, out, told = aml("push")
     assert (status, out) == (5, f"{directory.run_id} pending\n")
     assert "store.missing" in told

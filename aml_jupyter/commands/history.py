@@ -190,6 +190,7 @@ def do_show(options: Namespace, screen: Screen) -> int:
     from aml_jupyter.card import plain_card
 
     screen.write(plain_card(directory) + "\n")
+    _tell_pending(directory, screen)
     for line in lineage_lines(directory):
         screen.write(f"  {line}\n")
     if verdict is not None:
@@ -210,6 +211,16 @@ def _sweep_json(directory: RunDirectory) -> dict[str, Any]:
     from aml_jupyter.sweep.table import Trials
 
     return {"sweep": Trials(directory).look().as_json()}
+
+
+def _tell_pending(directory: RunDirectory, screen: Screen) -> None:
+    """Why a run could not be stored in the store of its project when that was last tried."""
+    from aml_jupyter import pending
+
+    mark = pending.marked(directory.home, directory.run_id)
+    if mark is not None and mark.error:
+        told = mark.error.get("message", "")
+        screen.remark(f"aml: not stored yet: {told} [{mark.error.get('code', '')}]")
 
 
 def verdict_of(directory: RunDirectory) -> Verdict | None:

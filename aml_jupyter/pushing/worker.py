@@ -21,6 +21,8 @@ from aml_jupyter import pending, plainjson
 
 # seconds that a store that does not answer is waited for
 PATIENCE = 600.0
+# what goes by, while this process has the same environment and the same credentials
+PASSING = ("store.unavailable", "run.alive", "history.locked")
 
 
 def main() -> None:
@@ -65,10 +67,13 @@ def work(home: str, patience: float = PATIENCE) -> None:
 
 
 def _await_due(home: str, until: float) -> bool:
-    """Wait until a marked run is due; False when none is, or not soon enough."""
+    """Wait until a marked run is due; False when none is, or not soon enough, or only a person can help."""
     while marks := pending.all_marks(home):
         if any(one.due for one in marks):
             return True
+        marks = [one for one in marks if one.error.get("code") in PASSING]
+        if not marks:
+            return False
         pause = min(one.next for one in marks) - time.time()
         if time.monotonic() + pause > until:
             return False
