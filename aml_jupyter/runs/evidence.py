@@ -73,6 +73,8 @@ def _live(directory: RunDirectory, record: Record) -> Record:
     lost = _not_responding(directory, record)
     if lost in (_UNWATCHED, _UNTAKEN) and told == "NotResponding" and reason == "secret.needed":
         lost = _LOCKED_OUT if _wants_password(directory) else _WAITING if lost == _UNWATCHED else lost
+    if lost == _UNWATCHED and os.path.exists(f"{directory.home}/queue/{record.run_id}.waits"):
+        lost = _WAITING  # a sweep whose next trials nobody can start
     if lost is not None:
         again = load_record(directory)
         if again.status in TERMINAL:  # it ended while we looked

@@ -201,6 +201,23 @@ def test_a_queued_run_whose_secrets_died_with_the_worker_waits_and_says_how_to_g
     assert started_runs().count(second.run_id) == 1
 
 
+def test_a_sweep_whose_secrets_died_with_the_worker_waits_and_goes_on_when_they_are_given(
+    project: Path, home: str
+) -> None:
+    request = Request(script="script.py", environment={"KEY": "s3cret"})
+    parent = sweep.submit(request, Asked(axes=(axes.parse("v=1..3"),), jobs=1))
+    until(lambda: len(started_runs()) == 1, 60)
+    kill_worker(home)
+    share(go=True)
+    queueing.ensure_worker(home)
+    record = until(lambda: (found := runs.read_record(parent)).reason == "secret.needed" and found, 60)
+    assert f"aml resume {parent.run_id} -e KEY=..." in (record.error or {})["hint"]
+    assert statuses(parent) == ["Completed", "Queued", "Queued"]
+    assert aml("resume", parent.run_id, "-e", "KEY=s3cret").returncode == 0
+    assert experiment.wait(parent, 60, {"KEY": "s3cret"}).status == "Completed"
+    assert_each_trial_ran_once(parent)
+
+
 def test_whoever_submitted_and_still_waits_gives_the_secrets_again(project: Path, home: str) -> None:
     first = enqueue(Request(script="script.py"))
     second = enqueue(Request(script="script.py", environment={"KEY": "s3cret"}))
