@@ -174,6 +174,7 @@ def test_a_pyspark_run_gets_a_spark_frame(tmp_path: Path, home: str, monkeypatch
         "from azureml.dataprep import package\n"
         "frame = package.run('flowers.dprep')\n"
         "print(type(frame).__module__.split('.')[0], frame.count(), frame.dtypes)\n"
+        "frame.sparkSession.conf.set('spark.sql.shuffle.partitions', 2)\n"
         "print(frame.groupBy('Species').avg('Petal Width').count())\n"
         "print(type(package.run('flowers.dprep', spark=False)).__module__.split('.')[0])\n"
     )
