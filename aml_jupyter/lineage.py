@@ -13,7 +13,7 @@ import re
 from aml_jupyter import artifacts, assets, inputs, runs
 from aml_jupyter.artifacts.remote import fetch, place_of
 from aml_jupyter.artifacts.store import check_key
-from aml_jupyter.errors import AmlError, ArtifactError, ConfigError, UsageError
+from aml_jupyter.errors import AmlError, ArtifactError, ConfigError, HistoryError, UsageError
 from aml_jupyter.frozen import Value
 
 TYPE_CHECKING = False
@@ -33,6 +33,8 @@ LINKED = ".assets"
 _WITH_COLON = ("@best:", "@max:", "@min:")
 # bytes of a Python file that is searched for the names of link files
 LARGEST_CODE = 4 << 20
+# seconds that one waits for the index to learn what a run was used for
+PATIENCE = 1.0
 # files that a folder may bring
 MOST_FILES = 100_000
 
@@ -315,5 +317,10 @@ def used_by(record: Record, home: str) -> list[tuple[str, str]]:
     """The runs made from a run, newest first: (`input` or `rerun`, run id); asks the index alone."""
     if not record.uuid:
         return []
-    with runs.History(home) as history:
-        return [(kind, one.run_id) for kind, one in history.users(record.uuid)]
+    try:
+        with runs.History(home, patience=PATIENCE) as history:
+            return [(kind, one.run_id) for kind, one in history.users(record.uuid)]
+    except HistoryError as error:
+        if error.code != "history.locked":
+            raise
+        return []  # a run is shown all the same

@@ -75,8 +75,9 @@ class History:
     memory; `notice` then says why.
     """
 
-    def __init__(self, home: str) -> None:
+    def __init__(self, home: str, *, patience: float | None = None) -> None:
         self.home = home
+        self.patience = patience  # seconds that a question waits for whoever takes in changes
         self.path = home + "/index.sqlite"
         self.notice = ""
         self._db: sqlite3.Connection | None = None
@@ -342,7 +343,7 @@ class History:
         self.close()
         self.forget()
         try:
-            with exclusive(self.home + "/index.lock"):
+            with exclusive(self.home + "/index.lock", self.patience):
                 # another process may have made it while this one waited
                 if damage or _identity(self.path) is None or (outdated and schema.is_old(self.path)):
                     self._make(damage)
@@ -455,7 +456,7 @@ class History:
             return
         if not changed and not any(look.settled for look in looks):
             return
-        with exclusive(self.home + "/index.lock"):
+        with exclusive(self.home + "/index.lock", self.patience):
             if self._identity != _identity(self.path):
                 return  # made anew meanwhile, from the same directories
             # a mark that is taken away first cannot hide a change that comes later
