@@ -76,9 +76,11 @@ class FsspecStore:
     def _claimed(self, prefix: str, uuid: str) -> bool:
         name = self._at(f"{prefix}/{OWNER}")
         with _Faults(prefix, missing=self.url):
-            if not self._fs.exists(name):
+            try:
                 self._make_parent(name)
-                self._fs.pipe_file(name, uuid.encode())
+                self._fs.pipe_file(name, uuid.encode(), mode="create")
+            except FileExistsError:  # which of us it was is in it
+                pass
             return bool(self._fs.cat_file(name) == uuid.encode())
 
     def put(

@@ -198,6 +198,24 @@ class ArtifactStoreContract:
         assert other.startswith(mine)
         assert list(store.list(mine)) == []
 
+    def test_of_many_that_claim_a_run_id_at_once_no_two_get_the_same_place(
+        self, store: ArtifactStore
+    ) -> None:
+        """Whoever is first has the plain one."""
+        uuids = [f"{number:04x}aaaa" for number in range(8)]
+        got: dict[str, str] = {}
+
+        def claim(uuid: str) -> None:
+            got[uuid] = store.claim("iris_1", uuid)
+
+        threads = [threading.Thread(target=claim, args=(uuid,)) for uuid in uuids]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(got.values())) == len(uuids)
+        assert {uuid: store.claim("iris_1", uuid) for uuid in uuids} == got
+
     def test_two_that_put_a_key_at_once_leave_one_of_the_two(
         self, store: ArtifactStore, source: Source
     ) -> None:
