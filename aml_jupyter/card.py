@@ -232,24 +232,23 @@ def _plain_sections(card: Card) -> Iterable[tuple[str, Sequence[str]]]:
         yield "parameters", [", ".join(f"{_word(k)}={_value(v)}" for k, v in _first(card.params.items()))]
     if card.tags or card.note:
         yield "labels", [" ".join(part for part in (_tags(card), _text(card.note)) if part)]
-    if card.artifacts:
-        yield "artifacts", [*(f"{_word(f.path)}  {shown_size(f.size)}" for f in card.artifacts), _fetch(card)]
-    if card.artifacts_state == "pending":
-        yield "pending", [f"being stored: {card.prog} push {card.run_id}"]
-    if card.not_kept:
-        yield (
-            "not kept",
-            [
-                ", ".join(map(_word, card.not_kept)) + _more(card.not_kept_count - len(card.not_kept)),
-                _rescue(card),
-            ],
-        )
+    yield from _plain_files(card)
     if card.warnings:
         yield "warning", [_text(text).replace("\n", " ") for text in card.warnings[:MOST]]
     if card.tail and not card.output_shown:
         yield "log", last_lines(card.tail).split("\n")
     if more := _unshown(card):
         yield "more", [more]
+
+
+def _plain_files(card: Card) -> Iterable[tuple[str, Sequence[str]]]:
+    if card.artifacts:
+        yield "artifacts", [*(f"{_word(f.path)}  {shown_size(f.size)}" for f in card.artifacts), _fetch(card)]
+    if card.artifacts_state == "pending":
+        yield "pending", [f"being stored: {card.prog} push {card.run_id}"]
+    if card.not_kept:
+        listed = ", ".join(map(_word, card.not_kept)) + _more(card.not_kept_count - len(card.not_kept))
+        yield "not kept", [listed, _rescue(card)]
 
 
 def _preparing(card: Card) -> bool:

@@ -152,12 +152,12 @@ def test_a_cell_is_told_what_it_would_lack_before_anything_is_sent(
     kernel: Notebook, home_of_module: str
 ) -> None:
     kernel.run("frame = [1]\nimport math as maths")
-    before = os.listdir(home_of_module + "/ids")
+    before = set(Path(home_of_module).glob("ids/*"))
     cell = kernel.run("%%amlrun local\nprint(frame, maths.pi)")
     assert cell.status == "error"
     assert "--in frame" in cell.error
     assert "maths" in cell.error
-    assert os.listdir(home_of_module + "/ids") == before
+    assert set(Path(home_of_module).glob("ids/*")) == before
 
 
 @pytest.mark.parametrize(
@@ -373,12 +373,12 @@ def test_an_environment_is_prepared_without_a_run(kernel: Notebook, home_of_modu
 
 
 def test_a_dry_run_tells_what_would_be_sent_and_sends_nothing(kernel: Notebook, home_of_module: str) -> None:
-    before = os.listdir(home_of_module + "/ids")
+    before = set(Path(home_of_module).glob("ids/*"))
     cell = kernel.run("%%amlrun local --dry-run\n1")
     assert cell.status == "ok", cell.error
     assert "target: local" in cell.text()
     assert "train.py" in cell.text() + str(cell.displays)
-    assert os.listdir(home_of_module + "/ids") == before
+    assert set(Path(home_of_module).glob("ids/*")) == before
 
 
 def test_K5_the_same_cell_twice_is_two_runs(kernel: Notebook) -> None:

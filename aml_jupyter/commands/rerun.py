@@ -32,7 +32,7 @@ def arguments_rerun(parser: ArgumentParser) -> None:
     add("-n", "--name", help="a name for the new run")
     add("--tag", action="append", default=[], metavar="TAG", help="a tag; may be repeated")
     add("--message", default="", help="a note on the new run")
-    add("--timeout", type=parse_seconds, metavar="TIME", help="end the run after 30s, 10m, 2h")
+    add("--timeout", type=parse_seconds, metavar="TIME", help="end the run when it has run for 30s, 10m, 2h")
     add("--verify", action="store_true",
         help="compare both when it has ended; exit status 0 for the same, 1 for a difference")  # fmt: skip
     add("--tolerance", type=parse_tolerance, default=1e-6, metavar="NUMBER",

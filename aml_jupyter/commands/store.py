@@ -136,6 +136,9 @@ def do_sync(options: Namespace, screen: Screen) -> int:
             f"{len(found.pulled)} new runs, {len(found.updated)} changed, {found.known} known"
             f" from {found.store}\n"
         )
+        if not options.all_projects and not found.pulled and not found.known:
+            name = project_of(options).name
+            screen.remark(f"aml: only runs of the project {name} were looked for; --all-projects brings all")
     return PENDING if found.problems else 0
 
 

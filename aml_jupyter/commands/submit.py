@@ -55,12 +55,12 @@ def add_run_options(parser: ArgumentParser) -> None:
     add("-d", "--detach", "--bg", "--no-wait", action="store_true", help="return at once; the run goes on")
     add("-q", "--quiet", action="store_true", help="do not print what the run prints")
     add("-w", "--workdir", metavar="DIR", help="the folder in the copy to start in")
-    add("--timeout", type=parse_seconds, metavar="TIME", help="end the run after 30s, 10m, 2h")
+    add("--timeout", type=parse_seconds, metavar="TIME", help="end the run when it has run for 30s, 10m, 2h")
     add("--from-run", metavar="RUN", help="the code of an earlier run instead of the folder as it is now")
     add("--input", dest="given", action="append", default=[], type=parse_pair, metavar="NAME=RUN:PATH",
         help="an artifact of an earlier run, or asset:NAME; a read-only copy below inputs/NAME")  # fmt: skip
     add("--needed", action="store_true",
-        help="not where a run of the same code, parameters, inputs and environment has completed")  # fmt: skip
+        help="not where a run of the same code, values, inputs and environment has completed")  # fmt: skip
     add("--dry-run", action="store_true", help="say what would be run and sent, and stop")
     add(
         "--include", action="append", default=[], metavar="GLOB", help="send it although a rule leaves it out"

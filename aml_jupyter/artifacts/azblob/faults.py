@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # clocks that differ by less are taken by the store
 SKEW = 300.0
-_PUSH = "Nothing is lost: the files stay here, and `aml push` stores them later."
+_PUSH = "Nothing is lost: what is not stored yet stays here, and `aml push` stores it later."
 # code of the store -> (our code, what it means, what to do)
 _CODES = {
     "ContainerNotFound": (
