@@ -11,10 +11,12 @@ import pytest
 
 from aml_jupyter import artifacts, pushing, retention, runs, syncing
 from aml_jupyter.artifacts.remote import place_of, write_place
-from aml_jupyter.errors import UsageError
+from aml_jupyter.errors import ArtifactError, UsageError
 from aml_jupyter.retention import copies, remote
 from aml_jupyter.runs import RunDirectory, trash
+from aml_jupyter.sealed import seal
 from aml_jupyter.snapshot import Rules, Store
+from tests.test_syncing import Failing
 from tests.test_trash import aml, listed, with_artifacts
 
 
@@ -191,3 +193,13 @@ def test_a_run_whose_copies_were_dropped_comes_back_from_the_trash(
     assert trash.is_trashed(home, directory.run_id)
     aml("undelete", "@last")
     assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
+
+
+def test_a_store_that_fails_while_it_is_asked_what_is_needed_is_asked_for_little_more(team: Path) -> None:
+    for number in range(300):
+        (team / f"ExperimentRun/other_{number:05}/.aml").mkdir(parents=True)
+        (team / f"ExperimentRun/other_{number:05}/.aml/run.json").write_bytes(seal({"snapshot_id": "a"}))
+    store = Failing(str(team), answers=2)
+    with pytest.raises(ArtifactError):
+        remote._needed(store, set(store.children("ExperimentRun")))
+    assert store.asked <= 2 * remote.READERS + 4

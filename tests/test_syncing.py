@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 
 from aml_jupyter import card, runs, syncing
+from aml_jupyter.artifacts.remote import place_of, write_place
+from aml_jupyter.artifacts.store import FolderStore, Stored
 from aml_jupyter.environment import keeping
 from aml_jupyter.environment.lock import Lock, Package
 from aml_jupyter.errors import AmlError, ArtifactError, SnapshotError
@@ -517,3 +521,79 @@ def test_the_lock_of_a_run_goes_through_a_store_and_another_one_is_refused(
     kept.write_bytes(whole)
     syncing.need_lock(brought)
     assert keeping.read(f"{fresh}/environments/kept/{lock.digest}.json") == lock
+
+
+class Failing(FolderStore):
+    """A folder that is not there any more after so many requests."""
+
+    def __init__(self, path: str, answers: int) -> None:
+        super().__init__(path, shared=True)
+        self.answers = answers
+        self.asked = 0
+        self.lock = threading.Lock()
+
+    def _count(self) -> None:
+        with self.lock:
+            self.asked += 1
+            if self.asked > self.answers:
+                raise ArtifactError("it was unplugged", code="store.unavailable")
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        self._count()
+        return super().read(key, start, length)
+
+    def fetch(self, key: str, destination: int, **more: Any) -> Stored:
+        self._count()
+        return super().fetch(key, destination, **more)
+
+
+def listed_beside(place: Place, count: int) -> None:
+    """More entries in the list of runs, whose runs are not there."""
+    for number in range(count):
+        folder = place.shared / f"Runs/0123456789abcdef/other_{number:05}"
+        folder.mkdir(parents=True)
+        (folder / ("d" * 32)).write_bytes(b"{}")
+
+
+def test_a_store_that_fails_in_the_middle_of_a_sync_is_asked_for_little_more(
+    place: Place, fresh: str
+) -> None:
+    listed_beside(place, 300)
+    store = Failing(str(place.shared), answers=2)
+    with pytest.raises(ArtifactError) as failed:
+        syncing.sync(fresh, place.url, store=store)
+    assert failed.value.code == "store.unavailable"
+    assert store.asked <= 2 * syncing.WORKERS + 4
+
+
+def test_a_sync_has_few_records_in_memory_however_many_runs_there_are(place: Place, fresh: str) -> None:
+    listed_beside(place, 300)
+    store = Failing(str(place.shared), answers=1 << 30)
+    ahead = []
+
+    def report(done: int, _all: int) -> None:
+        time.sleep(0.002)  # the disk here is slower than the store
+        ahead.append(store.asked - done)
+
+    found = syncing.sync(fresh, place.url, store=store, report=report)
+    assert found.pulled == (place.run_id,)
+    assert len(found.problems) == 300
+    assert max(ahead) <= 2 * syncing.WORKERS + 4
+
+
+def test_a_store_that_fails_while_a_log_is_fetched_is_asked_for_little_more(
+    place: Place, fresh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncing.sync(fresh, place.url)
+    brought = runs.at(fresh, place.run_id)
+    assert brought
+    there = place_of(brought)
+    assert there
+    more = {f"job/data/{number:064x}": {"size": 1, "sha256": "0" * 64} for number in range(300)}
+    write_place(brought, there.replace(details={**there.details, **more}))
+    store = Failing(str(place.shared), answers=1)
+    monkeypatch.setattr(syncing, "origin", lambda _place, **_: store)
+    with pytest.raises(ArtifactError) as failed:
+        syncing.complete(brought)
+    assert failed.value.code == "store.unavailable"
+    assert store.asked <= 2 * syncing.WORKERS + 4

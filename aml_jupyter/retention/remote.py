@@ -295,11 +295,14 @@ def _needed(store: ArtifactStore, prefixes: set[str], unknown: set[str] | None =
 
     With `unknown`, that is what a run that is not whole yet is taken to need.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    from contextlib import closing
+
+    from aml_jupyter.syncing.ahead import in_order
 
     found: set[str] = set()
-    with ThreadPoolExecutor(READERS) as pool:
-        for keys in pool.map(lambda name: _needs(store, name), sorted(prefixes)):
+    with closing(in_order(lambda name: _needs(store, name), sorted(prefixes), READERS)) as answers:
+        for _, answer in answers:
+            keys = answer()
             if keys is None and unknown is None:
                 raise ArtifactError("a run is being stored at this moment", code="store.busy")
             found |= (unknown or set()) if keys is None else keys

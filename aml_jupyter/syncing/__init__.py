@@ -24,6 +24,7 @@ from aml_jupyter.locks import exclusive
 from aml_jupyter.runs.directory import RunDirectory, enter, entered, mark_changed, trash_of
 from aml_jupyter.sealed import seal, unseal
 from aml_jupyter.syncing import foreign
+from aml_jupyter.syncing.ahead import in_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,16 +104,15 @@ class _Sync:
         self.done = 0
 
     def run(self, project_key: str | None) -> Synced:
-        from concurrent.futures import ThreadPoolExecutor
+        from contextlib import closing
 
         seen = dict(self._entries(project_key))
         news = {entry: name for entry, name in seen.items() if entry not in self.state.entries}
         try:
-            with ThreadPoolExecutor(WORKERS, thread_name_prefix="aml-sync") as pool:
-                jobs = [pool.submit(self._read, name) for name in news.values()]
+            with closing(in_order(lambda one: self._read(one[1]), news.items(), WORKERS)) as answers:
                 # written here one by one, in the order of the list: two of the same id must not meet
-                for (entry, name), job in zip(news.items(), jobs, strict=True):
-                    self._take(entry, name, job.result)
+                for (entry, name), answer in answers:
+                    self._take(entry, name, answer)
                     self.done += 1
                     if self.report is not None:
                         self.report(self.done, len(news))
@@ -375,7 +375,7 @@ def complete(directory: RunDirectory, *, everything: bool = False, patience: flo
     wanted = wanted if everything else wanted[:FEW]
     if not wanted:
         return
-    from concurrent.futures import ThreadPoolExecutor
+    from contextlib import closing
 
     store = origin(place, patience=patience)
     make_root(directory.job)
@@ -383,10 +383,13 @@ def complete(directory: RunDirectory, *, everything: bool = False, patience: flo
     _fetch_detail(directory, store, place, *wanted.pop(0))
     if not wanted:
         return
-    with ThreadPoolExecutor(min(WORKERS, len(wanted)), thread_name_prefix="aml-fetch") as pool:
-        jobs = [pool.submit(_fetch_detail, directory, store, place, name, facts) for name, facts in wanted]
-        for job in jobs:
-            job.result()
+
+    def fetch_one(one: tuple[str, Any]) -> None:
+        _fetch_detail(directory, store, place, *one)
+
+    with closing(in_order(fetch_one, wanted, min(WORKERS, len(wanted)))) as answers:
+        for _, answer in answers:
+            answer()
     mark_changed(directory)
 
 
