@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import signal
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from aml_jupyter.artifacts import FolderStore
 from aml_jupyter.artifacts.names import key_of
 from aml_jupyter.artifacts.opening import check_url, container_name, open_store
+from aml_jupyter.artifacts.store import hash_beginning
 from aml_jupyter.artifacts.transfer import Download, Progress, Upload, download, upload
 from aml_jupyter.errors import ArtifactError
 from aml_jupyter.testing.artifact_store import ArtifactStoreContract
@@ -371,6 +373,34 @@ def test_a_key_that_is_gone_or_altered_is_told_and_leaves_nothing(
     assert failed == {outputs.uploads[5].key: "artifact.unknown", outputs.uploads[6].key: "store.corrupt"}
     assert here.stat(outputs.uploads[6].key) is None
     assert os.listdir(tmp_path / "here/.partial") == []
+
+
+def test_of_an_object_that_was_swapped_for_a_larger_one_no_more_is_fetched_than_was_kept(
+    remote: ArtifactStore, outputs: Outputs, tmp_path: Path
+) -> None:
+    list(upload(remote, PREFIX, outputs.uploads))
+    item = outputs.downloads[3]
+    put(remote, item.key, b"x" * 3_000_000, tmp_path)
+    here = FolderStore(str(tmp_path / "here"))
+    seen: list[Progress] = []
+    (outcome,) = download(remote, here, [item], progress=seen.append)
+    assert outcome.error is not None
+    assert outcome.error.code == "store.corrupt"
+    assert max((one.bytes_done for one in seen), default=0) <= item.size
+    assert os.listdir(tmp_path / "here/.partial") == []
+
+
+def test_the_beginning_of_a_large_file_is_hashed_without_holding_it(tmp_path: Path) -> None:
+    with (tmp_path / "beginning").open("w+b") as file:
+        file.truncate(40_000_000)
+        tracemalloc.start()
+        try:
+            hashing, length = hash_beginning(file.fileno(), 1 << 40)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert (length, hashing.hexdigest()) == (40_000_000, hashlib.sha256(bytes(40_000_000)).hexdigest())
+    assert peak < 5_000_000
 
 
 def test_hostile_names_of_a_download_write_nothing(

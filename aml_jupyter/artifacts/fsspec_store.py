@@ -14,7 +14,9 @@ from aml_jupyter.artifacts.store import (
     claim_first,
     copy_hashed,
     corrupt,
+    hash_beginning,
     is_ours,
+    too_large,
     write_all,
 )
 from aml_jupyter.errors import ArtifactError
@@ -170,18 +172,19 @@ class FsspecStore:
         destination: int,
         *,
         sha256: str | None = None,
+        size: int | None = None,
         have: int = 0,
         progress: Progress | None = None,
     ) -> Stored:
         """What is missing, in order; see ArtifactStore."""
-        import hashlib
-
         check_key(key)
-        hashing = hashlib.sha256(os.pread(destination, have, 0) if have else b"")
-        at = have
+        hashing, at = hash_beginning(destination, have if size is None else min(have, size))
         with _Faults(key), self._fs.open(self._at(key), "rb") as file:
             file.seek(at)
-            while block := file.read(CHUNK):
+            # one byte more than there should be tells that there are too many
+            while block := file.read(CHUNK if size is None else min(CHUNK, size + 1 - at)):
+                if size is not None and at + len(block) > size:
+                    raise too_large(key, size)
                 with Faults(key):
                     write_all(destination, block, at)
                 hashing.update(block)

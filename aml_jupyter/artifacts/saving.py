@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from aml_jupyter.artifacts.store import CHUNK, corrupt
+from aml_jupyter.artifacts.store import CHUNK, corrupt, hash_beginning
 from aml_jupyter.confined import FileFault, FileThere, Root, shown
 from aml_jupyter.errors import ArtifactError, ConfinedError
 
@@ -112,12 +112,7 @@ def _complete(source: BinaryIO, fd: int, name: str, item: Artifact, told: Told) 
     """Write what is missing; a beginning that does not lead to the hash is written anew."""
     import hashlib
 
-    hashing = hashlib.sha256()
-    have = min(os.fstat(fd).st_size, item.size)
-    position = 0
-    while position < have and (block := os.pread(fd, min(CHUNK, have - position), position)):
-        hashing.update(block)
-        position += len(block)
+    hashing, position = hash_beginning(fd, min(os.fstat(fd).st_size, item.size))
     os.ftruncate(fd, position)
     os.lseek(fd, position, os.SEEK_SET)
     source.seek(position)

@@ -11,6 +11,7 @@ from aml_jupyter.frozen import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import hashlib
     from collections.abc import Callable, Iterator
     from typing import BinaryIO, Protocol
 
@@ -53,14 +54,16 @@ if TYPE_CHECKING:
             destination: int,
             *,
             sha256: str | None = None,
+            size: int | None = None,
             have: int = 0,
             progress: Progress | None = None,
         ) -> Stored:
             """Write all bytes into a file open for reading and writing, which begins empty; verified.
 
             The first `have` bytes are there from an earlier attempt and are not fetched again. Without
-            `sha256` the hash that the store knows is what is compared. Raises `store.corrupt`; what the
-            file holds then is nothing to go on from.
+            `sha256` the hash that the store knows is what is compared. Of what has more than `size` bytes
+            no more than those are written. Raises `store.corrupt`; what the file holds then is nothing to
+            go on from.
             """
 
         def list(self, prefix: str) -> Iterator[Stored]:
@@ -231,6 +234,7 @@ class FolderStore:
         destination: int,
         *,
         sha256: str | None = None,
+        size: int | None = None,
         have: int = 0,
         progress: Progress | None = None,
     ) -> Stored:
@@ -239,7 +243,7 @@ class FolderStore:
         os.lseek(destination, 0, os.SEEK_SET)
         report = progress and _Later(progress, have)
         with self.open(key) as file, Faults(key):
-            stored = copy_hashed(file.fileno(), destination, key, progress=report)
+            stored = copy_hashed(file.fileno(), destination, key, most=size, progress=report)
         if sha256 is not None and stored.sha256 != sha256:
             raise corrupt(key, sha256, stored.sha256)
         return stored
@@ -303,9 +307,17 @@ def check_key(key: str) -> None:
 
 
 def copy_hashed(
-    source: int, destination: int | None, key: str, *, progress: Progress | None = None
+    source: int,
+    destination: int | None,
+    key: str,
+    *,
+    most: int | None = None,
+    progress: Progress | None = None,
 ) -> Stored:
-    """Read an open file once from its beginning, write it elsewhere (or nowhere), hash it."""
+    """Read an open file once from its beginning, write it elsewhere (or nowhere), hash it.
+
+    Raises ArtifactError `store.corrupt` when it has more than `most` bytes.
+    """
     import hashlib
 
     hashing = hashlib.sha256()
@@ -313,6 +325,8 @@ def copy_hashed(
     view = memoryview(buffer)
     total = 0
     while count := os.preadv(source, [buffer], total):
+        if most is not None and total + count > most:
+            raise too_large(key, most)
         hashing.update(view[:count])
         done = 0
         while destination is not None and done < count:
@@ -321,6 +335,30 @@ def copy_hashed(
         if progress is not None:
             progress(count)
     return Stored(key=key, size=total, sha256=hashing.hexdigest())
+
+
+def hash_of(store: ArtifactStore, key: str) -> str:
+    """The SHA-256 of what a store keeps, in hex; reads all of it.  Raises ArtifactError."""
+    import hashlib
+
+    hashing = hashlib.sha256()
+    with store.open(key) as file:
+        while block := file.read(CHUNK):
+            hashing.update(block)
+    return hashing.hexdigest()
+
+
+def hash_beginning(fd: int, length: int) -> tuple[hashlib._Hash, int]:
+    """The hashing of the first bytes of an open file, to be gone on with, and how many there were."""
+    import hashlib
+
+    hashing = hashlib.sha256()
+    at = 0
+    # in blocks: of what is asked for at once all must be held, and Linux gives no more than 2 GiB
+    while at < length and (block := os.pread(fd, min(CHUNK, length - at), at)):
+        hashing.update(block)
+        at += len(block)
+    return hashing, at
 
 
 def write_all(fd: int, data: bytes, at: int) -> None:
@@ -336,6 +374,15 @@ def corrupt(key: str, expected: str, found: str) -> ArtifactError:
     """The error for bytes that are not those that were kept."""
     return ArtifactError(
         f"{key} is damaged: its SHA-256 is {found[:12]}..., {expected[:12]}... was expected",
+        code="store.corrupt",
+        hint="`aml check` lists every damage. The run can be repeated from its snapshot.",
+    )
+
+
+def too_large(key: str, expected: int) -> ArtifactError:
+    """The error for more bytes than were kept."""
+    return ArtifactError(
+        f"{key} is damaged: it has more than the {expected} bytes that were expected",
         code="store.corrupt",
         hint="`aml check` lists every damage. The run can be repeated from its snapshot.",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from aml_jupyter.artifacts.store import CHUNK, Stored, check_key
+from aml_jupyter.artifacts.store import Stored, check_key, hash_of
 from aml_jupyter.confined import Root
 from aml_jupyter.errors import ArtifactError
 from aml_jupyter.frozen import Value
@@ -143,17 +143,7 @@ def _same(store: ArtifactStore, known: Stored, item: Upload | Download) -> bool:
     """Whether what is kept are the bytes that are meant; reads them where the store knows no hash."""
     if not item.sha256 or known.size != item.size:
         return False
-    return (known.sha256 or _hash(store, known.key)) == item.sha256
-
-
-def _hash(store: ArtifactStore, key: str) -> str:
-    import hashlib
-
-    hashing = hashlib.sha256()
-    with store.open(key) as file:
-        while block := file.read(CHUNK):
-            hashing.update(block)
-    return hashing.hexdigest()
+    return (known.sha256 or hash_of(store, known.key)) == item.sha256
 
 
 def _bring(store: ArtifactStore, into: FolderStore, item: Download, told: _Counter) -> Stored:
@@ -207,14 +197,14 @@ def _fetch(store: ArtifactStore, item: Download, fd: int, told: _Counter) -> Sto
         have = 0
     told(have)
     try:
-        return store.fetch(item.key, fd, sha256=sha256, have=have, progress=told)
+        return store.fetch(item.key, fd, sha256=sha256, size=item.size, have=have, progress=told)
     except ArtifactError as error:
         if error.code != "store.corrupt" or not have:
             raise
     # what an earlier attempt left was not the beginning of it
     os.ftruncate(fd, 0)
     told(-told.bytes)
-    return store.fetch(item.key, fd, sha256=sha256, progress=told)
+    return store.fetch(item.key, fd, sha256=sha256, size=item.size, progress=told)
 
 
 class _Counter:

@@ -274,6 +274,28 @@ class ArtifactStoreContract:
         finally:
             os.close(fd)
 
+    @pytest.mark.parametrize("have", [0, 1_500_000])
+    def test_what_is_larger_than_expected_is_refused_before_it_fills_the_disk(
+        self, store: ArtifactStore, source: Source, have: int
+    ) -> None:
+        """No byte beyond the expected ones is written; just as many are fine."""
+        data = os.urandom(12_000_000)
+        source.put(store, "k", data)
+        for size in (1_500_000, len(data) - 1):
+            fd = source.open(data[:have])
+            try:
+                with pytest.raises(ArtifactError) as caught:
+                    store.fetch("k", fd, sha256="0" * 64, size=size, have=have)
+                assert caught.value.code == "store.corrupt"
+                assert os.fstat(fd).st_size <= size
+            finally:
+                os.close(fd)
+        fd = source.open(data[:have])
+        try:
+            assert store.fetch("k", fd, size=len(data), have=have).size == len(data)
+        finally:
+            os.close(fd)
+
     def test_the_names_right_below_a_prefix(self, store: ArtifactStore, source: Source) -> None:
         """Files and folders once each; nothing where there is nothing."""
         for key in ("runs/a/x", "runs/a/y", "runs/b/deep/z", "runs/file", "runs2/c"):

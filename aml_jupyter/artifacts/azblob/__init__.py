@@ -183,6 +183,7 @@ class BlobStore:
         destination: int,
         *,
         sha256: str | None = None,
+        size: int | None = None,
         have: int = 0,
         progress: Progress | None = None,
     ) -> Stored:
@@ -190,7 +191,7 @@ class BlobStore:
         from aml_jupyter.artifacts.azblob import reading
 
         check_key(key)
-        return reading.fetch(self, key, destination, sha256, have, progress)
+        return reading.fetch(self, key, destination, sha256, size, have, progress)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Blobs below a prefix with their hashes; see ArtifactStore."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 
-from aml_jupyter.artifacts.store import CHUNK, Faults, Stored, corrupt, write_all
+from aml_jupyter.artifacts.store import Faults, Stored, corrupt, hash_beginning, too_large, write_all
 from aml_jupyter.errors import ArtifactError
 
 TYPE_CHECKING = False
@@ -83,6 +83,7 @@ def fetch(
     key: str,
     destination: int,
     sha256: str | None,
+    most: int | None,
     have: int,
     progress: Progress | None,
 ) -> Stored:
@@ -93,7 +94,7 @@ def fetch(
     for _ in range(ATTEMPTS):
         fetching = _Fetching(store, key, destination, progress)
         try:
-            stored = fetching.run(have)
+            stored = fetching.run(have, most)
         except Changed:
             fetching.forget()
             have = 0
@@ -123,25 +124,22 @@ class _Fetching:
         self.hashing = hashlib.sha256()
         self.stop = threading.Event()
 
-    def run(self, have: int) -> Stored:
-        """Fetch all that is missing; size and hash of what the file holds then.  Raises Changed."""
+    def run(self, have: int, most: int | None) -> Stored:
+        """Fetch all that is missing; size and hash of what the file holds then.
+
+        Raises Changed, and ArtifactError `store.corrupt` when there are more bytes than `most`.
+        """
         found = self.store.properties(self.key)
         if found is None:
             raise ArtifactError(f"{self.key} is not in the store")
         size = int(found.size)
+        if most is not None and size > most:
+            raise too_large(self.key, most)
         self.known = self.store.stored(self.key, found).sha256
-        self._hash_beginning(min(have, size))
+        self.hashing, self.at = hash_beginning(self.destination, min(have, size))
         os.ftruncate(self.destination, self.at)
         self._parts(size, str(found.etag))
         return Stored(key=self.key, size=size, sha256=self.hashing.hexdigest())
-
-    def _hash_beginning(self, have: int) -> None:
-        while self.at < have:
-            data = os.pread(self.destination, min(CHUNK, have - self.at), self.at)
-            if not data:
-                return
-            self.hashing.update(data)
-            self.at += len(data)
 
     def _parts(self, size: int, etag: str) -> None:
         from collections import deque
