@@ -92,6 +92,33 @@ def test_a_run_goes_only_if_every_rule_lets_it_go(home: str) -> None:
     assert newest.run_id
 
 
+def test_runs_that_were_brought_never_push_out_those_that_were_made_here(home: str) -> None:
+    mine = [made(home, days=30 - n, size=1 << 20, metrics={"acc": 0.1 * n}).run_id for n in range(3)]
+    store: dict[str, Any] = {"properties": {"origin": "folder:///x"}, "metrics": {"acc": 1e300}}
+    others = [made(home, days=2 - n, size=1 << 20, **store).run_id for n in range(3)]
+    assert going(home, Rules(keep_last=2)) == [mine[0], others[0]]
+    assert going(home, Rules(keep_best=1, metric="acc")) == [*mine[:2], *others[:2]]
+    assert going(home, Rules(keep_last=3)) == []
+    assert going(home, Rules(max_bytes=7 << 19)) == others
+    assert going(home, Rules(max_bytes=5 << 19)) == [mine[0], *others]
+    (own, brought) = choose(home, lambda *_: Rules(keep_last=2)).going
+    assert own.rule == "not among the last 2"
+    assert brought.rule == "not among the last 2 that were brought"
+
+
+def test_the_rules_of_a_project_are_not_looked_for_where_a_store_says(home: str) -> None:
+    made(home, days=2)
+    made(home, days=1, project_root="/of/a/stranger", properties={"origin": "folder:///x"})
+    asked = []
+
+    def rules_of(key: str, root: str) -> Rules:
+        asked.append((key, root))
+        return Rules()
+
+    choose(home, rules_of)
+    assert asked == [("local/default/iris", PROJECT.root)]
+
+
 def test_bytes_take_the_oldest_that_the_other_rules_let_go(home: str) -> None:
     first, second, third = (made(home, days=30 - n, size=1 << 20) for n in range(3))
     assert going(home, Rules(max_bytes=10 << 20)) == []

@@ -3,6 +3,9 @@
 A run goes only if every rule that was given lets it go.  Kept in any case are pinned runs, runs that have not
 ended, runs that were promoted to an asset, runs whose record cannot be read, and, unless told otherwise, runs
 that a kept run took a file of.  Sizes are those of run directory and artifacts, in bytes.
+
+Runs that were brought from a store say of themselves when they were and how good: they are counted among
+themselves, and go first where bytes are bounded, so that none pushes out a run that was made here.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ class Rules(Value):
     """What keeps runs of a project; None is a rule that was not given.
 
     `keep_last` newest ones, `keep_best` ones by the last value of `metric`, those that ended less than
-    `older_than` seconds ago, and as many of the others as fit into `max_bytes`, the newest ones.
+    `older_than` seconds ago, and as many of the others as fit into `max_bytes`, the newest ones.  The first
+    two hold for the runs that were made here and for those that were brought, each by themselves.
     """
 
     keep_last: int | None = None
@@ -76,6 +80,11 @@ class _Run(Value):
     ended: float = 0.0
     keeps: str = ""
 
+    @property
+    def brought(self) -> bool:
+        """Whether a store had it."""
+        return self.record is not None and "origin" in self.record.properties
+
 
 def choose(
     home: str,
@@ -100,7 +109,7 @@ def choose(
             (one for one in chosen if one.directory.project_key == key),
             key=lambda one: (one.created, one.directory.run_id),
         )
-        rules = rules_of(key, next((one.record.project_root for one in reversed(own) if one.record), ""))
+        rules = rules_of(key, _root_of(own))
         if not rules.given and most is None:
             continue
         let_go |= _let_go(own, rules)
@@ -109,6 +118,12 @@ def choose(
     if most is not None:
         bounded.append((chosen, most))
     return _settled(everything, chosen, let_go, bounded, keep_inputs)
+
+
+def _root_of(own: list[_Run]) -> str:
+    """The folder of a project by its newest run; what a store says of it only where no other does."""
+    here = [one for one in own if not one.brought] or own
+    return next((one.record.project_root for one in reversed(here) if one.record), "")
 
 
 def _look(directory: RunDirectory, promoted: Collection[str]) -> _Run:
@@ -149,14 +164,20 @@ def seconds_of(moment: str) -> float:
 
 def _let_go(own: list[_Run], rules: Rules) -> dict[str, list[str]]:
     """Run id -> what each rule says of a run that all of them let go; `own` is one project, oldest first."""
+    here = [one for one in own if not one.brought]
+    brought = [one for one in own if one.brought]
+    return _let_go_of(here, rules, "") | _let_go_of(brought, rules, " that were brought")
+
+
+def _let_go_of(own: list[_Run], rules: Rules, which: str) -> dict[str, list[str]]:
     said: dict[str, list[str]] = {one.directory.run_id: [] for one in own}
     if rules.keep_last is not None:
         newest = own[max(0, len(own) - rules.keep_last) :]
-        _narrow(said, newest, f"not among the last {rules.keep_last}")
+        _narrow(said, newest, f"not among the last {rules.keep_last}{which}")
     if rules.keep_best is not None:
         way = "largest" if rules.largest else "smallest"
         best = _best(own, rules)
-        _narrow(said, best, f"not among the best {rules.keep_best} by {rules.metric} ({way})")
+        _narrow(said, best, f"not among the best {rules.keep_best}{which} by {rules.metric} ({way})")
     if rules.older_than is not None:
         young = [one for one in own if time.time() - one.ended <= rules.older_than]
         _narrow(said, young, f"older than {rules.older_than / 86400:g} days")
@@ -192,7 +213,7 @@ def _settled(
     """The runs that go in the end: unprotected, used by nobody who stays, and no more than must."""
     users = _users(everything) if keep_inputs else {}
     free = [one for one in chosen if one.directory.run_id in let_go and not one.keeps]
-    free.sort(key=lambda one: (one.created, one.directory.run_id))
+    free.sort(key=lambda one: (not one.brought, one.created, one.directory.run_id))
     sizes = {one.directory.run_id: bytes_of(one.directory) for group, _ in bounded for one in group}
     budget = _Budget(bounded, sizes)
     going: dict[str, _Run] = {}

@@ -7,6 +7,8 @@ Text stays what it was: whoever shows it escapes it.
 from __future__ import annotations
 
 import re
+import time
+from datetime import datetime
 
 from aml_jupyter import runs
 from aml_jupyter.artifacts import Artifact
@@ -31,6 +33,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?\+00:00")
 _LONGEST_NAME = 120
+# seconds that the clock of another computer may be ahead
+_AHEAD = 86_400
 
 _TEXTS = (
     *("target", "kind", "run_configuration", "interpreter", "python_version", "reason", "user_id"),
@@ -206,7 +210,13 @@ def _is_number(value: object) -> bool:
 
 
 def _is_moment(value: object) -> bool:
-    return isinstance(value, str) and _MOMENT.fullmatch(value) is not None
+    """Whether a text is a moment that has been: one to come would be the newest of all for ever."""
+    if not isinstance(value, str) or not _MOMENT.fullmatch(value):
+        return False
+    try:
+        return 0 <= datetime.fromisoformat(value).timestamp() <= time.time() + _AHEAD
+    except ValueError:
+        return False
 
 
 def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
