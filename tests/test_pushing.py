@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -20,6 +22,7 @@ from aml_jupyter.errors import AmlError, ArtifactError, HistoryError
 from aml_jupyter.runs import RunDirectory
 from aml_jupyter.runs.directory import enter
 from aml_jupyter.sealed import seal, unseal
+from aml_jupyter.snapshot import Rules, Store
 from tests.azurite import ACCOUNT, KEY, Azurite
 from tests.faulty_http import FaultyHTTP
 from tests.made_runs import submit, write
@@ -438,6 +441,30 @@ def test_one_store_that_fails_is_asked_once_and_the_others_are_not_held_up(home:
     assert [done[one.run_id] for one in directories] == ["pending", "pending", "stored"]
     assert not any(mark.due for mark in pending.all_marks(home))
     assert list(pushing.push_marked(home)) == []
+
+
+def test_a_run_that_cannot_be_packed_here_keeps_no_other_from_its_store(
+    home: str, shared: Path, project: Path
+) -> None:
+    (project / "large.bin").write_bytes(os.urandom(1 << 20))
+    taken = Store(home + "/snapshots").take(str(project), Rules())
+    large = ended_run(home, {"a": b"1"}, snapshot_id=taken.id)
+    good = ended_run(home, {"a": b"1"})
+    for one in (large, good):
+        pending.mark(home, one.run_id, f"folder://{shared}")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # no file of this process may be larger: a folder for temporary files that is too small
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, before[1]))
+    try:
+        done = {one.run_id: one for one in pushing.push_marked(home)}
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done[good.run_id].state == "stored"
+    assert done[large.run_id].state == "pending"
+    [mark] = pending.all_marks(home)
+    assert (mark.run_id, mark.tries, mark.due) == (large.run_id, 1, False)
+    assert os.strerror(errno.EFBIG) in mark.error["message"]
+    assert [one.state for one in pushing.push_marked(home, now=True)] == ["stored"]
 
 
 def test_push_all_stores_what_was_made_before_a_store_was_set(home: str, shared: Path) -> None:

@@ -172,19 +172,26 @@ def _push_one(
         if store in failed:
             raise failed[store]
         pushed = push(directory, store, report=report)
-    except FileNotFoundError:
-        if os.path.lexists(directory.run_json):
-            raise
-        pending.forget(home, run_id)  # removed meanwhile
-        return Pushed(run_id=run_id, state="gone")
-    except AmlError as error:
-        if error.code in OF_THE_STORE:
-            failed[store] = error
-        _put_off(directory, mark.replace(store=store), error)
-        return Pushed(run_id=run_id, state="pending", store=store, error=error.as_json())
+    except (AmlError, OSError) as error:
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(directory.run_json):
+            pending.forget(home, run_id)  # removed meanwhile
+            return Pushed(run_id=run_id, state="gone")
+        fault = error if isinstance(error, AmlError) else _of_this_computer(directory, error)
+        if fault.code in OF_THE_STORE:
+            failed[store] = fault
+        _put_off(directory, mark.replace(store=store), fault)
+        return Pushed(run_id=run_id, state="pending", store=store, error=fault.as_json())
     if not pushed.error:
         _done(directory)
     return pushed
+
+
+def _of_this_computer(directory: RunDirectory, error: OSError) -> ArtifactError:
+    """What was to be sent cannot be read or packed here: the other runs can be sent all the same."""
+    words = f"{directory.run_id} cannot be read or packed: {error}"
+    return ArtifactError(
+        words, code="artifact.unreadable", hint="aml check says what is damaged; df -h /tmp what is full."
+    )
 
 
 def _known_store(directory: RunDirectory) -> str:
