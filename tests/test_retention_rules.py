@@ -119,6 +119,19 @@ def test_the_rules_of_a_project_are_not_looked_for_where_a_store_says(home: str)
     assert asked == [("local/default/iris", PROJECT.root)]
 
 
+@pytest.mark.parametrize(
+    "request_json", ["[1, 2]", "[" * 100_000, "3", "null", '{"snapshot_id": [1]}', "\xff"]
+)
+def test_a_run_in_the_trash_that_was_asked_for_nonsense_holds_nothing_up(
+    home: str, project: Path, request_json: str
+) -> None:
+    directory = made(home, days=1)
+    (Path(directory.job) / "request.json").write_text(request_json)
+    assert aml("rm", directory.run_id)[0] == 0
+    assert aml("gc")[0] == 0
+    assert listed(home) == []
+
+
 def test_bytes_take_the_oldest_that_the_other_rules_let_go(home: str) -> None:
     first, second, third = (made(home, days=30 - n, size=1 << 20) for n in range(3))
     assert going(home, Rules(max_bytes=10 << 20)) == []

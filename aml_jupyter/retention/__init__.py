@@ -224,9 +224,11 @@ def _being_made(directories: list[RunDirectory]) -> Iterator[str]:
     for one in directories:
         try:
             request = json.loads(read_bounded(one.job + "/request.json", 1 << 24))
-        except (AmlError, ValueError):  # not written yet: its snapshot is too young to be removed
+        except (AmlError, ValueError, RecursionError):
+            # not written yet: its snapshot is too young to be removed; or none of ours, which names none
             continue
-        yield str(request.get("snapshot_id", ""))
+        if isinstance(request, dict):
+            yield str(request.get("snapshot_id", ""))
 
 
 def _is_old_copy(one: RunDirectory, record: Record) -> bool:
