@@ -77,7 +77,7 @@ class Worker:
         self.post = post
         self.given: dict[str, Given] = {}
         self.items: dict[str, Item] = {}
-        self.limits: Mapping[str, int] = {}
+        self.places = Places(queueing.Settings(), ())
         # seconds until what went wrong is tried again; 0 while nothing does
         self.trouble = 0.0
 
@@ -90,7 +90,7 @@ class Worker:
             except Exception:  # noqa: BLE001
                 log(self.home, _traceback())
                 time.sleep(1.0)
-            if self._is_done():
+            if self._is_idle():
                 if self.post.leave(self._is_done):
                     return
                 continue  # something came meanwhile, and whoever brought it may have been killed since
@@ -141,25 +141,16 @@ class Worker:
         except AmlError as error:  # damaged: as if nothing had been set
             log(self.home, str(error))
             settings = queueing.Settings()
-        self.limits = settings.targets
         queue = [item for item in self.items.values() if not item.entry.direct]
+        self.places = Places(settings, queue)
         for item in list(self.items.values()):
             if item.entry.direct:
                 self._do(item, partial(item.start, item.entry.jobs))
         if settings.paused:
             return
         for item in queue:
-            going = sum(len(one.in_state(ACTIVE)) for one in queue)
-            most = min(item.entry.jobs, len(item.in_state(ACTIVE)) + settings.jobs - going)
+            most = min(item.entry.jobs, len(item.active) + self.places.free)
             self._do(item, partial(item.start, most))
-
-    def has_room(self, target: str) -> bool:
-        """Whether one more run of the queue may go on at a target."""
-        most = self.limits.get(target)
-        if most is None:
-            return True
-        queue = [item for item in self.items.values() if not item.entry.direct]
-        return sum(one.target == target for item in queue for one in item.active.values()) < most
 
     def forget(self, item: Item) -> None:
         """An item has ended, or has nothing to be done for it any more."""
@@ -168,10 +159,14 @@ class Worker:
         for run_id in item.states:
             self.given.pop(run_id, None)
 
-    def _is_done(self) -> bool:
+    def _is_idle(self) -> bool:
         """Whether a new worker could do as well: nothing goes on, and nothing is held that would be lost."""
+        return all(item.is_idle() for item in self.items.values())
+
+    def _is_done(self) -> bool:
+        """Whether that is so and nothing has come since the last look."""
         there = {entry.run_id for entry in queueing.entries(self.home)}
-        return all(item.is_idle() for item in self.items.values()) and there <= self.items.keys()
+        return self._is_idle() and there <= self.items.keys()
 
     def _wait(self) -> None:
         import select
@@ -187,6 +182,28 @@ class Worker:
         if self.trouble:
             seconds = min(seconds, self.trouble)
         select.select([self.post.inbox, *ends], [], [], seconds)
+
+
+class Places:
+    """How many more runs of the queue may go on, in all and at each target; counted once for a look."""
+
+    def __init__(self, settings: queueing.Settings, queue: Iterable[Item]) -> None:
+        self.free = settings.jobs
+        self.limits = settings.targets
+        self._taken: dict[str, int] = {}
+        for item in queue:
+            for active in item.active.values():
+                self.take(active.target)
+
+    def take(self, target: str) -> None:
+        """One more goes on at a target."""
+        self.free -= 1
+        self._taken[target] = self._taken.get(target, 0) + 1
+
+    def has_room(self, target: str) -> bool:
+        """Whether the target has no limit of its own, or has not reached it."""
+        most = self.limits.get(target)
+        return most is None or self._taken.get(target, 0) < most
 
 
 class Item:
@@ -382,11 +399,13 @@ class Item:
             record = runs.load_record(directory)
             if not self._has_secrets(record):
                 return
-            if not self.entry.direct and not self.worker.has_room(record.target):
+            if not self.entry.direct and not self.worker.places.has_room(record.target):
                 return
             self.hold()
             active = self.active[run_id] = Active(directory)
             self._set(run_id, ACTIVE, keep=True)
+            if not self.entry.direct:
+                self.worker.places.take(active.target)
             self._launch(directory, record, active)
         if all(state == DONE for state in self.states.values()):
             self.tend()  # what waited was ended by others: not only at the next look

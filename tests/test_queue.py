@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import aml_jupyter
-from aml_jupyter import experiment, processes, queueing, runs
+from aml_jupyter import experiment, processes, queueing, runs, worker
 from aml_jupyter.errors import RunNotFound, UsageError
 from aml_jupyter.experiment import Request
 from aml_jupyter.experiment.queued import enqueue
@@ -132,6 +133,55 @@ def test_a_target_has_a_limit_of_its_own_and_others_overtake_those_that_wait_for
         (share / name).touch()
     for one in (first, second, third):
         experiment.wait(one, 60)
+
+
+def test_of_many_that_are_started_at_once_no_more_than_may_go_on(
+    project: Path, share: Path, home: str
+) -> None:
+    (project / "aml_config").mkdir()
+    for name in ("slow", "fast"):
+        text = "type: local\nnativeSharedDirectory: ~/.azureml/share/\n"
+        (project / "aml_config" / f"{name}.compute").write_text(text)
+    queueing.set_settings(home, jobs=3, paused=True)
+    queueing.set_settings(home, target="slow", jobs=1)
+    put("a", target="slow")
+    put("b", target="slow")
+    for name in "cde":
+        put(name, target="fast")
+    queueing.set_settings(home, paused=False)
+    until(lambda: sorted(begun(share)) == ["a", "c", "d"], 60)
+    (share / "c").touch()
+    until(lambda: sorted(begun(share)) == ["a", "c", "d", "e"], 60)
+    for name in "abde":
+        (share / name).touch()
+    until(lambda: queueing.is_empty(home), 60)
+    assert sorted(begun(share)) == ["a", "b", "c", "d", "e"]
+
+
+def test_a_look_at_four_times_as_many_runs_that_wait_takes_four_times_as_long(home: str) -> None:
+    def calls(count: int) -> int:
+        watched = worker.Worker(home, queueing.Post(home))
+        for number in range(count):
+            item = watched.items[f"r_{number}"] = worker.Item(watched, Entry(run_id=f"r_{number}"))
+            item.states = {f"r_{number}": worker.WAITING}
+        # it has the only place
+        first = watched.items["r_0"]
+        first.states["r_0"] = worker.ACTIVE
+        first.active["r_0"] = worker.Active(RunDirectory(f"{home}/runs/a/b/c/r_0"))
+        made = 0
+
+        def count_call(*_: object) -> None:
+            nonlocal made
+            made += 1
+
+        sys.setprofile(count_call)
+        try:
+            watched._start_waiting()
+        finally:
+            sys.setprofile(None)
+        return made
+
+    assert calls(400) < 5 * calls(100)
 
 
 def test_damaged_settings_keep_nothing_from_running(project: Path, share: Path, home: str) -> None:
