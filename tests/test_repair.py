@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from aml_jupyter import artifacts, experiment, pushing, retention, runs
+from aml_jupyter.artifacts.remote import place_of, write_place
 from aml_jupyter.errors import UsageError
+from aml_jupyter.retention import original
 from aml_jupyter.retention.repair import Repaired, repair
 from aml_jupyter.runs import History, RunDirectory, trash
+from aml_jupyter.sealed import seal, unseal
 from aml_jupyter.snapshot import Rules, Store
 from tests.made_runs import ended_identity, finished, started, submit
 from tests.test_trash import aml, files_below, with_artifacts
@@ -162,6 +165,125 @@ def test_records_labels_and_lists_come_back_from_the_store(home: str, team: str)
     assert (record.name, record.status, record.artifacts) == ("best", "Completed", 2)
     assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
     assert len(aside(home)) == 3
+
+
+def say(team: str, directory: RunDirectory, name: str, **changes: Any) -> None:
+    """Have the store say something else of a run, with a checksum that fits."""
+    path = Path(team.removeprefix("folder://")) / "ExperimentRun" / directory.run_id / ".aml" / name
+    path.write_bytes(seal({**unseal(path.read_bytes(), name), **changes}))
+
+
+def forget_hashes(directory: RunDirectory) -> None:
+    """As if the run had been stored without anybody noting what was sent."""
+    place = place_of(directory)
+    assert place
+    write_place(directory, place.replace(sent={}))
+
+
+def refused(home: str, directory: RunDirectory, *names: str) -> None:
+    """What the store says is not taken: the files stay as damaged as they were, and are told."""
+    before = {name: Path(f"{directory.path}/{name}").read_bytes() for name in names}
+    done = mended(home)
+    assert done.steps == ()
+    assert done.left != ()
+    assert {name: Path(f"{directory.path}/{name}").read_bytes() for name in names} == before
+    assert aside(home) == []
+
+
+STRANGE: list[dict[str, Any]] = [
+    {"status": "NotResponding", "reason": "supervisor.gone"},
+    {"project": "../../x"},
+    {"project": "another"},
+    {"account": "another"},
+    {"uuid": "12345678-1234-4234-8234-123456789abc"},
+    {"run_id": "iris_1"},
+    {"metrics": 7},
+]
+
+
+@pytest.mark.parametrize("changes", STRANGE, ids="-".join)
+def test_a_record_that_cannot_be_that_of_the_run_is_not_taken_from_the_store(
+    home: str, team: str, changes: dict[str, Any]
+) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    forget_hashes(directory)
+    say(team, directory, "run.json", **changes)
+    flip(directory.run_json)
+    refused(home, directory, "run.json")
+
+
+def test_a_record_that_is_not_the_one_that_was_stored_from_here_is_not_taken(home: str, team: str) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    say(team, directory, "run.json", supervisor={"executable": "/tmp/evil", "sys_path": []})
+    flip(directory.run_json)
+    refused(home, directory, "run.json")
+
+
+def test_no_program_that_a_store_names_comes_into_a_record(home: str, team: str) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    forget_hashes(directory)
+    before = runs.load_record(directory)
+    say(team, directory, "run.json", supervisor={"executable": "/tmp/evil", "sys_path": []}, more="x")
+    flip(directory.run_json)
+    assert mended(home).left == ()
+    assert runs.load_record(directory) == before.replace(supervisor={})
+    assert b"evil" not in Path(directory.run_json).read_bytes()
+
+
+def test_an_owner_that_the_store_names_and_that_is_not_ours_is_not_believed(home: str, team: str) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    forget_hashes(directory)
+    uuid = "12345678-1234-4234-8234-123456789abc"
+    say(team, directory, "run.json", uuid=uuid)
+    (Path(team.removeprefix("folder://")) / "ExperimentRun" / directory.run_id / ".uuid").write_text(uuid)
+    flip(directory.run_json)
+    refused(home, directory, "run.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"files": [{"path": "../../x", "size": 1, "sha256": "a" * 64}]}, {"state": "odd"}, {"files": 7}],
+    ids=["name", "state", "none"],
+)
+def test_a_list_of_artifacts_that_is_none_is_not_taken_from_the_store(
+    home: str, team: str, changes: dict[str, Any]
+) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    forget_hashes(directory)
+    say(team, directory, "artifacts.json", **changes)
+    flip(directory.artifacts_json)
+    refused(home, directory, "artifacts.json")
+
+
+def test_labels_that_are_none_are_not_taken_from_the_store(home: str, team: str) -> None:
+    directory = with_artifacts(home)
+    runs.set_labels(directory, name="best")
+    pushing.push(directory, team)
+    forget_hashes(directory)
+    say(team, directory, "labels.json", tags={"a": 1})
+    flip(directory.labels_json)
+    assert mended(home).left == ()
+    assert runs.read_labels(directory) == runs.Labels(pinned=True)
+
+
+def test_a_log_that_is_larger_than_logs_are_is_not_fetched(
+    home: str, team: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = with_artifacts(home)
+    Path(directory.events_jsonl).write_text('{"seq": 1}\n')
+    pushing.push(directory, team)
+    Path(directory.events_jsonl).write_text("{damaged\n")
+    assert codes(home) == ["events.corrupt"]
+    with monkeypatch.context() as smaller:
+        smaller.setattr(original, "LARGEST", 5)
+        refused(home, directory, "job/events.jsonl")
+    assert mended(home).left == ()
+    assert Path(directory.events_jsonl).read_text() == '{"seq": 1}\n'
 
 
 def test_a_run_that_lost_its_record_is_kept_by_gc_and_gets_it_from_the_store(

@@ -12,20 +12,22 @@ import time
 
 from aml_jupyter import artifacts, runs
 from aml_jupyter.artifacts.collecting import collecting_lock
-from aml_jupyter.artifacts.manifest import Artifact, Manifest
+from aml_jupyter.artifacts.manifest import Artifact
 from aml_jupyter.artifacts.names import key_of
-from aml_jupyter.artifacts.remote import DETAILS, Place, fetch, origin, place_of
-from aml_jupyter.confined import make_root, read_bounded, write_atomic
+from aml_jupyter.artifacts.remote import fetch, origin
+from aml_jupyter.artifacts.store import copy_hashed
+from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, RunNotFound
 from aml_jupyter.frozen import Value
-from aml_jupyter.job import FORMAT, TERMINAL
+from aml_jupyter.job import TERMINAL
 from aml_jupyter.locks import exclusive
 from aml_jupyter.retention import check
+from aml_jupyter.retention.original import Original, known_place, sealed_labels
 from aml_jupyter.runs import trash
 from aml_jupyter.runs.damage import BEING_MADE
 from aml_jupyter.runs.directory import LARGEST, RunDirectory, enter, trash_of, unlink_quietly
 from aml_jupyter.runs.removal import REMOVING, drop_id, finish_removal
-from aml_jupyter.sealed import seal, unseal
+from aml_jupyter.sealed import seal
 from aml_jupyter.snapshot import Store
 
 TYPE_CHECKING = False
@@ -215,87 +217,75 @@ class _Repair:
 
     def _record(self, finding: Finding) -> str:
         directory = self.directory(finding)
-        place = _place(directory)
-        if place is None:
+        original = self._original(directory)
+        if original is None:
             return ""
-        key = f"{place.prefix}/{DETAILS}/run.json"
-        data = origin(place).read(key, 0, LARGEST)
-        document = unseal(data, key)
-        if document.get("run_id") != directory.run_id:
-            return ""
+        data = seal(original.record().to_json())
         if not self.dry_run:
             if os.path.lexists(directory.run_json):
                 self.copy_aside(directory.run_json)
             write_atomic(directory.run_json, data)
             runs.mark_changed(directory)
-        return f"it is brought back from {place.store}"
+        return f"it is brought back from {original.place.store}"
 
     def _labels(self, finding: Finding) -> str:
         directory = self.directory(finding)
-        place = _place(directory)
+        original = self._original(directory)
         data = b""
-        if place is not None:
-            key = f"{place.prefix}/{DETAILS}/labels.json"
+        if original is not None:
             try:
-                data = origin(place).read(key, 0, LARGEST)
-                unseal(data, key)
+                data = original.labels()
             except AmlError:
                 data = b""
         if self.dry_run:
             return "they are brought back or set aside"
         there = self.copy_aside(directory.labels_json)
-        if data and place is not None:
+        if data and original is not None:
             write_atomic(directory.labels_json, data)
             runs.mark_changed(directory)
-            return f"they are brought back from {place.store}"
+            return f"they are brought back from {original.place.store}"
         # it may have been pinned: nothing takes it away until a person looked
-        labels = {**runs.Labels(pinned=True).as_dict(), "tags": {}, "format": FORMAT}
-        write_atomic(directory.labels_json, seal(labels))
+        write_atomic(directory.labels_json, sealed_labels(runs.Labels(pinned=True)))
         runs.mark_changed(directory)
         return f"they are set aside as {there}; the run is pinned, for it may have been"
 
     def _manifest(self, finding: Finding) -> str:
         directory = self.directory(finding)
-        place = _place(directory)
-        if place is None:
+        original = self._original(directory)
+        if original is None:
             return ""
-        key = f"{place.prefix}/{DETAILS}/artifacts.json"
-        there = Manifest.from_json(unseal(origin(place).read(key, 0, 256 << 20), key))
-        record = runs.load_record(directory)
-        if self.dry_run:
-            return f"it is brought back from {place.store}"
-        with collecting_lock(directory):
-            prefix = artifacts.store_of(directory).claim(directory.run_id, record.uuid)
-            files = tuple(
-                item.replace(key=key_of(prefix, item.path)) if item.key else item for item in there.files
-            )
-            if os.path.lexists(directory.artifacts_json):
-                self.copy_aside(directory.artifacts_json)
-            found = there.replace(prefix=prefix, store="folder", files=files)
-            write_atomic(directory.artifacts_json, seal(found.to_json()))
-            runs.mark_changed(directory)
-        return f"it is brought back from {place.store}"
+        found = original.manifest(runs.load_record(directory).uuid, claim=not self.dry_run)
+        if not self.dry_run:
+            with collecting_lock(directory):
+                if os.path.lexists(directory.artifacts_json):
+                    self.copy_aside(directory.artifacts_json)
+                write_atomic(directory.artifacts_json, seal(found.to_json()))
+                runs.mark_changed(directory)
+        return f"it is brought back from {original.place.store}"
 
     def _detail(self, finding: Finding) -> str:
         """A file of the job that was stored with its hash."""
         directory = self.directory(finding)
-        place = _place(directory)
-        name = finding.path.removeprefix(directory.path + "/")
-        name = {"job/log": "log", "job/events.jsonl": "events.jsonl"}.get(name, name)
-        sha256 = place.sent.get(f"{DETAILS}/{name}") if place else None
-        if place is None or not sha256:
+        original = self._original(directory)
+        if original is None:
             return ""
-        with tempfile.TemporaryFile() as copy:
-            origin(place).fetch(f"{place.prefix}/{DETAILS}/{name}", copy.fileno(), sha256=sha256)
-            copy.seek(0)
-            data = copy.read()
-        if finding.code == "log.changed" and len(data) != _size_of_log(directory):
-            return ""  # it was damaged before it was stored
-        if not self.dry_run:
-            if os.path.lexists(finding.path):
-                self.copy_aside(finding.path)
-            write_atomic(finding.path, data)
-        return f"it is brought back from {place.store}"
+        path = finding.path.removeprefix(directory.path + "/")
+        name = {"job/log": "log", "job/events.jsonl": "events.jsonl"}.get(path, path)
+        # a log of another size was damaged before it was stored
+        copy = original.detail(name, _size_of_log(directory) if finding.code == "log.changed" else None)
+        if copy is None:
+            return ""
+        with copy, Root(directory.path) as root:
+            if not self.dry_run:
+                if os.path.lexists(finding.path):
+                    self.copy_aside(finding.path)
+                root.publish(path, lambda fd: copy_hashed(copy.fileno(), fd, path), overwrite=True)
+        return f"it is brought back from {original.place.store}"
+
+    def _original(self, directory: RunDirectory) -> Original | None:
+        """The run as its store has it, where one does."""
+        place = known_place(directory)
+        return None if place is None else Original(directory, place, origin(place))
 
     # -- artifacts
 
@@ -319,7 +309,7 @@ class _Repair:
             return ""
 
     def _from_store(self, directory: RunDirectory, item: Artifact) -> str:
-        place = _place(directory)
+        place = known_place(directory)
         if place is None:
             return ""
         there = origin(place).stat(key_of(place.prefix, item.path))
@@ -337,7 +327,7 @@ class _Repair:
             if other.key == item.key or local.stat(other.key) is None:
                 continue
             with local.open(other.key) as file, tempfile.TemporaryFile() as copy:
-                if artifacts.store.copy_hashed(file.fileno(), copy.fileno(), other.key).sha256 != item.sha256:
+                if copy_hashed(file.fileno(), copy.fileno(), other.key).sha256 != item.sha256:
                     continue
                 if not self.dry_run:
                     with collecting_lock(directory), self._put_away(item):
@@ -380,7 +370,7 @@ class _Repair:
         from aml_jupyter import pushing
 
         directory = self.directory(finding)
-        place = _place(directory)
+        place = known_place(directory)
         if place is None or place.pulled:
             return ""
         if not self.dry_run and finding.run_id not in self._pushed:
@@ -492,14 +482,6 @@ _WAYS: dict[str, Callable[[_Repair, Finding], str]] = {
 }
 
 
-def _place(directory: RunDirectory) -> Place | None:
-    try:
-        place = place_of(directory)
-    except AmlError:
-        return None
-    return place if place is not None and place.prefix else None
-
-
 def _has_ended(directory: RunDirectory, record: Record) -> bool:
     """Whether there is evidence that the job is over: its ending, or that its process is gone."""
     if record.reason == "run.lost":
@@ -534,7 +516,7 @@ def _size_of_log(directory: RunDirectory) -> int:
 
 def _archive(directories: Sequence[RunDirectory], snapshot_id: str) -> int | None:
     """The archive of a snapshot, from the first store that has it, as an open file."""
-    for place in {one.store: one for one in map(_place, directories) if one is not None}.values():
+    for place in {one.store: one for one in map(known_place, directories) if one is not None}.values():
         with tempfile.TemporaryFile() as copy:
             try:
                 origin(place).fetch(f"Snapshots/{snapshot_id}", copy.fileno())
