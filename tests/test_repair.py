@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aml_jupyter import artifacts, experiment, pushing, retention, runs
+from aml_jupyter import artifacts, experiment, pushing, retention, runs, syncing
 from aml_jupyter.artifacts.remote import place_of, write_place
 from aml_jupyter.errors import UsageError
 from aml_jupyter.retention import original
@@ -284,6 +285,69 @@ def test_a_log_that_is_larger_than_logs_are_is_not_fetched(
         refused(home, directory, "job/events.jsonl")
     assert mended(home).left == ()
     assert Path(directory.events_jsonl).read_text() == '{"seq": 1}\n'
+
+
+def pulled(home: str, team: str) -> RunDirectory:
+    """The one run of a store, on another computer."""
+    [run_id] = syncing.sync(home, team).pulled
+    found = runs.at(home, run_id)
+    assert found
+    return found
+
+
+def test_a_run_of_a_colleague_keeps_its_origin_when_its_record_list_and_log_are_brought_back(
+    home: str, team: str, tmp_path: Path
+) -> None:
+    directory = with_artifacts(home)
+    Path(directory.events_jsonl).write_text('{"seq": 1}\n')
+    pushing.push(directory, team)
+    other = f"{tmp_path}/other"
+    there = pulled(other, team)
+    syncing.complete(there)
+    before = runs.load_record(there)
+    for path in (there.run_json, there.labels_json, there.artifacts_json):
+        flip(path)
+    Path(there.events_jsonl).write_text("{damaged\n")
+    assert mended(other).left == ()
+    after = runs.load_record(there)
+    assert after.properties["origin"] == team
+    assert after.properties["origin_run_id"] == directory.run_id
+    assert {**after.properties, "pulled": ""} == {**before.properties, "pulled": ""}
+    assert after.replace(properties={}) == before.replace(properties={})
+    assert Path(there.events_jsonl).read_text() == '{"seq": 1}\n'
+    assert artifacts.read_artifact(there, "model.pkl") == b"model " * 100
+    # its labels are still known to be those of the store: a change there is taken over
+    runs.set_labels(directory, name="best")
+    pushing.push(directory, team)
+    assert syncing.sync(other, team).updated == (there.run_id,)
+    assert runs.read_labels(there).name == "best"
+
+
+def test_a_run_of_a_colleague_whose_id_was_taken_here_is_mended_too(
+    home: str, team: str, tmp_path: Path
+) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    other = f"{tmp_path}/other"
+    mine = f"{other}/runs/local/default/iris/{directory.run_id}"
+    shutil.copytree(directory.path, mine)
+    os.unlink(f"{mine}/remote.json")
+    os.unlink(f"{mine}/artifacts.json")
+    os.makedirs(f"{other}/ids")
+    uuid = "12345678-1234-4234-8234-123456789abc"
+    record = runs.load_record(directory)
+    Path(f"{mine}/run.json").write_bytes(seal(record.replace(uuid=uuid, artifacts=0).to_json()))
+    runs.directory.enter(RunDirectory(mine))
+    there = pulled(other, team)
+    assert there.run_id == f"{directory.run_id}-{record.uuid[:4]}"
+    for path in (there.run_json, there.artifacts_json):
+        flip(path)
+    assert mended(other).left == ()
+    after = runs.load_record(there)
+    assert (after.run_id, after.uuid) == (there.run_id, record.uuid)
+    assert after.properties["origin_run_id"] == directory.run_id
+    assert artifacts.read_artifact(there, "model.pkl") == b"model " * 100
+    assert runs.load_record(RunDirectory(mine)).uuid == uuid
 
 
 def test_a_run_that_lost_its_record_is_kept_by_gc_and_gets_it_from_the_store(

@@ -17,7 +17,7 @@ from aml_jupyter.errors import AmlError, ArtifactError, HistoryError
 from aml_jupyter.job import FORMAT
 from aml_jupyter.pushing import contents
 from aml_jupyter.sealed import seal
-from aml_jupyter.syncing import LARGEST, LARGEST_LOG, foreign
+from aml_jupyter.syncing import LARGEST, LARGEST_LOG, foreign, localised
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ class Original:
         return self.place.prefix.rpartition("/")[2]
 
     def record(self) -> Record:
-        """Its record: of a run that has ended, and surely of this one."""
+        """Its record, as it is kept here: of a run that has ended, and surely of this one."""
         found = foreign.record(self._read("run.json", foreign.LARGEST_RECORD), self.name)
         if problem := self._difference(found):
             raise self._refused(problem)
-        return found
+        return localised(found, self.directory, self.place.store) if self.place.pulled else found
 
     def labels(self) -> bytes:
         """What people added to it, as labels.json."""

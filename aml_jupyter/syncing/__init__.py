@@ -274,15 +274,7 @@ def _write_run(directory: RunDirectory, brought: _Brought, url: str) -> None:
     if os.path.lexists(folder):
         remove_tree(folder)
     make_root(folder + "/job")
-    record = brought.record.replace(
-        run_id=directory.run_id,
-        properties={
-            **brought.record.properties,
-            "origin": url,
-            "origin_run_id": brought.record.run_id,
-            "pulled": runs.utc(),
-        },
-    )
+    record = localised(brought.record, directory, url)
     write_atomic(folder + "/labels.json", _labels_data(brought.labels), sync=False)
     if brought.files:
         manifest = _manifest(directory, brought)
@@ -301,6 +293,12 @@ def _write_run(directory: RunDirectory, brought: _Brought, url: str) -> None:
     if entered(directory.home, directory.run_id) is None:
         enter(directory)
     mark_changed(directory)
+
+
+def localised(record: Record, directory: RunDirectory, url: str) -> Record:
+    """The record of a run that came from a store as it is kept here: under its id here, with its origin."""
+    told = {"origin": url, "origin_run_id": record.run_id, "pulled": runs.utc()}
+    return record.replace(run_id=directory.run_id, properties={**record.properties, **told})
 
 
 def _manifest(directory: RunDirectory, brought: _Brought) -> artifacts.Manifest:
@@ -551,6 +549,7 @@ __all__ = [
     "complete",
     "complete_quietly",
     "fetch",
+    "localised",
     "need_lock",
     "need_snapshot",
     "sync",
