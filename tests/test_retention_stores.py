@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from aml_jupyter import artifacts, pushing, retention, runs, syncing
 from aml_jupyter.artifacts.remote import place_of, write_place
+from aml_jupyter.artifacts.store import FolderStore
 from aml_jupyter.errors import ArtifactError, UsageError
 from aml_jupyter.retention import copies, remote
 from aml_jupyter.runs import RunDirectory, trash
@@ -203,3 +205,75 @@ def test_a_store_that_fails_while_it_is_asked_what_is_needed_is_asked_for_little
     with pytest.raises(ArtifactError):
         remote._needed(store, set(store.children("ExperimentRun")))
     assert store.asked <= 2 * remote.READERS + 4
+
+
+def test_a_removal_that_fails_for_itself_keeps_no_other_of_its_store_waiting(
+    home: str, project: Path, team: Path
+) -> None:
+    first, second = stored(home, team), stored(home, team)
+    # a name that no key has: nothing but this one can be wrong with it
+    note = remote.Tombstone(
+        run_id="a_1",
+        uuid="u",
+        store=f"folder://{team}",
+        prefix="ExperimentRun/a\\1",
+        project_key="local/default/iris",
+        seconds=time.time(),
+    )
+    os.makedirs(home + "/tombstones")
+    remote._write(home, note)
+    for one in (first, second):
+        remote.bury(one)
+        runs.remove(one)
+    cleared = remote.clear(home)
+    assert sorted(cleared.gone) == sorted([first.run_id, second.run_id])
+    ((waiting, why),) = cleared.waiting
+    assert waiting == "a_1"
+    assert why
+    (kept,) = remote.tombstones(home)
+    assert kept.error == why
+    assert there(team) == []
+
+
+class Killed(FolderStore):
+    """A folder whose user is killed as soon as a snapshot is removed."""
+
+    def delete(self, key: str) -> None:
+        super().delete(key)
+        if key.startswith("Snapshots/"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_A17_a_snapshot_that_is_removed_when_its_remover_is_killed_comes_back(
+    home: str, project: Path, team: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Store(home + "/snapshots").take(str(project), Rules())
+    directory = stored(home, team, snapshot_id=taken.id)
+    key = team / "Snapshots" / taken.id
+    data = key.read_bytes()
+    remote.bury(directory)
+    runs.remove(directory)
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(remote, "origin", lambda _: Killed(str(team), shared=True))
+        remote.clear(home, thorough=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not key.exists()
+    # a colleague's run that saw it there is whole by now
+    other = team / "ExperimentRun/other_1/.aml/run.json"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(seal({"snapshot_id": taken.id}))
+    away = team.with_name("unmounted")
+    team.rename(away)
+    remote.clear(home)
+    away.rename(team)
+    assert remote.clear(home).unneeded == ()
+    assert key.read_bytes() == data
+    assert sorted(os.listdir(home + "/tombstones")) == ["unneeded.json"]
+    other.unlink()
+    other.parent.rmdir()
+    other.parent.parent.rmdir()
+    assert remote.clear(home, thorough=True).unneeded == (f"Snapshots/{taken.id}",)
+    assert os.listdir(home + "/tombstones") == []
+    assert there(team) == []

@@ -2,6 +2,7 @@
 
     AML_HOME/tombstones/<run id>.json     a run that is to go from a store; written before it goes here
     AML_HOME/tombstones/unneeded.json     snapshots and locks in stores that may have lost their last run
+    AML_HOME/tombstones/<hash>.bytes, .of   one that was just removed in a store, until nobody can need it
 
 Only runs that this AML_HOME stored are removed there; one that was brought from a store stays in it unless a
 person says otherwise.
@@ -10,7 +11,6 @@ person says otherwise.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 
 from aml_jupyter import runs
@@ -172,7 +172,7 @@ def clear(home: str, *, patience: float = 0.0, thorough: bool = False) -> Cleare
 
     What cannot be done now stays noted: nothing is raised for a store that does not answer.
     """
-    if not note_files(home) and not _unneeded(home):
+    if not note_files(home) and not _unneeded(home) and not _held(home):
         return Cleared()
     from aml_jupyter import pushing
 
@@ -193,18 +193,14 @@ def _clear(home: str, thorough: bool) -> Cleared:
             if time.time() - note.seconds > REMOVED_WITHIN:
                 unlink_quietly(note.path(home))
             continue
-        if note.store not in failed:
-            try:
-                _remove(home, note)
-            except AmlError as error:
-                failed[note.store] = error.message
-                _write(home, note.replace(error=error.message))
-        if note.store in failed:
-            waiting.append((note.run_id, failed[note.store]))
+        why = failed.get(note.store) or _why_not(home, note, failed)
+        if why:
+            waiting.append((note.run_id, why))
             continue
         _add_unneeded(home, note)
         unlink_quietly(note.path(home))
         gone.append(note.run_id)
+    _put_back(home, failed)
     unneeded = _clear_unneeded(home, failed) if thorough else []
     return Cleared(gone=tuple(gone), waiting=tuple(waiting), unneeded=tuple(unneeded))
 
@@ -215,6 +211,20 @@ def _is_still_here(home: str, note: Tombstone) -> bool:
         return directory is not None and runs.load_record(directory).uuid == note.uuid
     except AmlError:  # a damaged record may be that run's
         return True
+
+
+def _why_not(home: str, note: Tombstone, failed: dict[str, str]) -> str:
+    """Remove a run from its store; why it waits, kept for all others where the store is the cause."""
+    from aml_jupyter.artifacts.transfer import OF_THE_STORE
+
+    try:
+        _remove(home, note)
+    except AmlError as error:
+        if error.code in OF_THE_STORE:
+            failed[note.store] = error.message
+        _write(home, note.replace(error=error.message))
+        return error.message
+    return ""
 
 
 def _remove(home: str, note: Tombstone) -> None:
@@ -228,6 +238,7 @@ def _remove(home: str, note: Tombstone) -> None:
 # --- snapshots and locks ------------------------------------------------------------------------------------
 
 _UNNEEDED = "unneeded.json"
+_BYTES, _OF = ".bytes", ".of"
 
 
 def _unneeded(home: str) -> dict[str, list[str]]:
@@ -261,8 +272,7 @@ def _clear_unneeded(home: str, failed: dict[str, str]) -> list[str]:
     stores, gone = _unneeded(home), []
     for url in [url for url in stores if url not in failed]:
         try:
-            store = origin(Place(store=url, prefix=""))
-            gone += _remove_unneeded(store, stores[url])
+            gone += _remove_unneeded(home, url, stores[url])
         except AmlError:  # asked again by the next collection
             continue
         stores[url] = []
@@ -270,24 +280,90 @@ def _clear_unneeded(home: str, failed: dict[str, str]) -> list[str]:
     return gone
 
 
-def _remove_unneeded(store: ArtifactStore, keys: list[str]) -> list[str]:
+def _remove_unneeded(home: str, url: str, keys: list[str]) -> list[str]:
     """Remove those of the keys that no run in the store needs; none while somebody stores a run there."""
+    store = origin(Place(store=url, prefix=""))
     prefixes = set(store.children(RUNS))
     needed = _needed(store, prefixes)
     gone = []
     for key in keys:
         if key in needed or store.stat(key) is None:
             continue
-        with tempfile.TemporaryFile() as copy:
-            store.fetch(key, copy.fileno())
-            store.delete(key)
-            # whoever began to store a run meanwhile may have seen it there
-            later = set(store.children(RUNS)) - prefixes
-            if later and key in _needed(store, later, unknown={key}):
-                store.put(key, copy.fileno())
-                continue
-        gone.append(key)
+        path = _hold(home, url, store, key)
+        store.delete(key)
+        # whoever began to store a run meanwhile may have seen it there
+        later = set(store.children(RUNS)) - prefixes
+        if later and key in _needed(store, later, unknown={key}):
+            _give_back(store, key, path)
+        else:
+            gone.append(key)
+        _let_go(path)
     return gone
+
+
+def _hold(home: str, url: str, store: ArtifactStore, key: str) -> str:
+    """Keep what is about to be removed, maybe the only copy of a team; where, without the ending."""
+    import hashlib
+
+    path = f"{home}/{FOLDER}/{hashlib.sha256(f'{url} {key}'.encode()).hexdigest()[:32]}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path + _BYTES, flags, 0o600)
+    try:
+        store.fetch(key, fd)
+        os.fsync(fd)
+        write_atomic(path + _OF, seal({"format": FORMAT, "store": url, "key": key}))
+    except BaseException:
+        _let_go(path)
+        raise
+    finally:
+        os.close(fd)
+    return path
+
+
+def _let_go(path: str) -> None:
+    # bytes alone are nothing that was removed
+    unlink_quietly(path + _OF)
+    unlink_quietly(path + _BYTES)
+
+
+def _held(home: str) -> list[str]:
+    """What was removed in a store by somebody who did not come to look once more, without the endings."""
+    try:
+        names = sorted(os.listdir(f"{home}/{FOLDER}"))
+    except FileNotFoundError:
+        return []
+    return [f"{home}/{FOLDER}/{name.removesuffix(_BYTES)}" for name in names if name.endswith(_BYTES)]
+
+
+def _put_back(home: str, failed: dict[str, str]) -> None:
+    """Put back what is held since a kill or a failure: whether it is needed is found out anew."""
+    for path in _held(home):
+        try:
+            found = unseal(read_bounded(path + _OF, _SMALL), path + _OF)
+        except MissingFile:  # it was not removed yet
+            _let_go(path)
+            continue
+        except AmlError:  # it cannot be said where this belongs: it stays
+            continue
+        url, key = str(found.get("store")), str(found.get("key"))
+        if url in failed:
+            continue
+        try:
+            store = origin(Place(store=url, prefix=""))
+            if store.stat(key) is None:
+                _give_back(store, key, path)
+        except AmlError as error:  # asked again the next time; until then what is noted of the store stays
+            failed[url] = error.message
+            continue
+        _let_go(path)
+
+
+def _give_back(store: ArtifactStore, key: str, path: str) -> None:
+    fd = os.open(path + _BYTES, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        store.put(key, fd)
+    finally:
+        os.close(fd)
 
 
 def _needed(store: ArtifactStore, prefixes: set[str], unknown: set[str] | None = None) -> set[str]:
