@@ -54,3 +54,35 @@ def test_loading_the_extension_loads_no_sdk() -> None:
 def test_a_module_that_every_run_imports_loads_nothing_slow(module: str) -> None:
     loaded = loaded_by(f"import aml_jupyter.{module}", "-S", "-E", "-s")
     assert not loaded & set(SLOW.split())
+
+
+def test_a_plain_run_loads_nothing_that_only_other_runs_and_readers_need(home: str, tmp_path: Path) -> None:
+    project, seen = tmp_path / "project", tmp_path / "seen"
+    project.mkdir()
+    (project / "quick.py").write_text("print('quick')")
+    # an audit hook goes on in what is forked, which closes what was open
+    code = (
+        "import os, sys\n"
+        "def hook(event, found):\n"
+        "    if event != 'import': return\n"
+        f"    fd = os.open({str(seen)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
+        "    os.write(fd, f'{os.getpid()} {found[0]}\\n'.encode())\n"
+        "    os.close(fd)\n"
+        "sys.addaudithook(hook)\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from aml_jupyter import cli\n"
+        "sys.exit(cli.main(['run', 'local', 'quick.py']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project)
+    assert (done.returncode, done.stdout) == (0, "quick\n"), done.stderr
+    loaded: dict[str, set[str]] = {}
+    for line in seen.read_text().splitlines():
+        pid, module = line.split(" ", 1)
+        loaded.setdefault(pid, set()).add(module)
+    # one process collected what the run left
+    assert [pid for pid, modules in loaded.items() if "aml_jupyter.artifacts.collecting" in modules]
+    everything = set().union(*loaded.values())
+    unneeded = {"remote", "saving", "transfer", "opening", "unfinished"}
+    assert not everything & {f"aml_jupyter.artifacts.{name}" for name in unneeded}
+    # options are the command's: a supervisor has them only by being its fork
+    assert sum("aml_jupyter.commands.variables" in modules for modules in loaded.values()) == 1

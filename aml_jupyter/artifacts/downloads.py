@@ -1,12 +1,13 @@
-"""Artifacts out of the store again: verified, into new files, never through a link."""
+"""Artifacts out of the store again: verified, into new files, never through a link.
+
+Every supervisor loads this with the package: what only whoever reads needs is imported where it is needed.
+"""
 
 from __future__ import annotations
 
 import os
 
 from aml_jupyter.artifacts.manifest import Artifact, find, listing, unknown
-from aml_jupyter.artifacts.remote import fetch, opened
-from aml_jupyter.artifacts.saving import bring, is_there, there
 from aml_jupyter.artifacts.store import CHUNK, copy_hashed, corrupt
 from aml_jupyter.confined import FileThere, Root
 from aml_jupyter.confined.names import check_found
@@ -29,6 +30,8 @@ def read_blocks(directory: Folder, path: str) -> Iterator[bytes]:
     """
     import hashlib
 
+    from aml_jupyter.artifacts.remote import opened
+
     item = find(directory, path)
     hashing = hashlib.sha256()
     with opened(directory, item) as file:
@@ -45,6 +48,8 @@ def read_artifact(directory: Folder, path: str, limit: int | None = None) -> byt
     Raises ArtifactError `artifact.unknown`, `store.corrupt`, `artifact.too_big` beyond `limit` bytes.
     """
     import hashlib
+
+    from aml_jupyter.artifacts.remote import opened
 
     item = find(directory, path)
     if limit is not None and item.size > limit:
@@ -78,6 +83,9 @@ def get(
     with the very bytes are left alone. Raises ArtifactError `artifact.exists` unless `overwrite`,
     `artifact.unknown`, `store.corrupt`, `store.no_space`.
     """
+    from aml_jupyter.artifacts.remote import fetch, opened
+    from aml_jupyter.artifacts.saving import bring, is_there, there
+
     found = chosen(directory, path)
     for item, _ in found:  # all names before the first byte: a manifest may be anybody's
         check_found(item.path)
@@ -148,6 +156,8 @@ def save(
     try:
         into.publish(name, fill, overwrite=overwrite)
     except FileThere:
+        from aml_jupyter.artifacts.saving import there
+
         raise there(into.path, name) from None
     finally:
         if close:
