@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 import aml_jupyter
-from aml_jupyter import artifacts, experiment, locks, pending, pushing, runs, syncing
+from aml_jupyter import artifacts, experiment, locks, pending, processes, pushing, runs, syncing
 from aml_jupyter.artifacts.opening import open_store
 from aml_jupyter.artifacts.transfer import WORKERS
 from aml_jupyter.config import settings
-from aml_jupyter.errors import RunNotFound
 from aml_jupyter.runs import RunDirectory
 from tests.azurite import ACCOUNT, Azurite
 from tests.faulty_http import FaultyHTTP
@@ -119,18 +118,24 @@ def test_A14_on_blob_storage_only_what_was_on_its_way_at_a_kill_is_sent_again(
 def test_a_supervisor_that_is_killed_at_any_moment_leaves_a_run_that_is_stored_in_the_end(
     home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project, shared = tmp_path / "iris", tmp_path / "shared"
+    project, shared, released = tmp_path / "iris", tmp_path / "shared", tmp_path / "released"
     project.mkdir()
     shared.mkdir()
     monkeypatch.chdir(project)
     (project / "train.py").write_text(
+        "import os, time\n"
         "for n in range(20):\n    open(f'outputs/{n}', 'w').write(str(n) * 1000)\n"
+        f"while not os.path.exists({str(released)!r}): time.sleep(0.01)\n"
     )
     settings.put(None, settings.STORE, f"folder://{shared}")
+    kills = 0
     for _ in range(KILLS):
         run = aml_jupyter.submit("local", "train.py")
         directory = runs.find(run.id, home)
-        kill_supervisor(directory, random.uniform(0, 0.25))
+        # the first run cannot end before the kill; of the others a supervisor may be done sooner
+        kills += kill_supervisor(directory, random.uniform(0, 0.25))
+        assert kills
+        released.touch()
         record = experiment.wait(directory, timeout=120)
         assert record.status == "Completed"
         # whoever ended it left a mark, and the next one stores what nobody stores
@@ -143,15 +148,18 @@ def test_a_supervisor_that_is_killed_at_any_moment_leaves_a_run_that_is_stored_i
     assert syncing.check(fresh) == []
 
 
-def kill_supervisor(directory: RunDirectory, after: float) -> None:
-    """Kill who sees a run through, that many seconds from now, if it is still there."""
+def kill_supervisor(directory: RunDirectory, after: float) -> bool:
+    """Kill who sees a run through, that many seconds from now; False when it was done."""
     who = until(lambda: runs.supervisor_identity(directory))
     time.sleep(after)
-    if runs.supervised(directory):
-        try:
-            os.kill(int(who["pid"]), signal.SIGKILL)
-        except (ProcessLookupError, RunNotFound):  # it was done
-            return
+    if not processes.is_alive(who):
+        return False
+    try:
+        os.kill(int(who["pid"]), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    until(lambda: not processes.is_alive(who))
+    return True
 
 
 def test_A8_a_store_that_answers_503_for_a_while_has_everything_in_the_end(
