@@ -122,10 +122,12 @@ def expect(directory: RunDirectory, record: Record) -> str | None:
     from aml_jupyter import artifacts
     from aml_jupyter.artifacts.collecting import collecting_lock
 
-    manifest = artifacts.read_manifest(directory)
-    if manifest is None or not manifest.stored:
+    if artifacts.read_manifest(directory) is None:
         return None
     with collecting_lock(directory):
+        manifest = artifacts.read_manifest(directory)
+        if manifest is None or not manifest.stored:
+            return None
         files = tuple(
             item.replace(state="pending") if item.state == "stored" else item for item in manifest.files
         )

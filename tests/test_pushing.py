@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 import aml_jupyter
 from aml_jupyter import artifacts, locks, magics, pending, pushing, runs, syncing
 from aml_jupyter.artifacts import Limits
+from aml_jupyter.artifacts.collecting import collecting_lock
 from aml_jupyter.artifacts.opening import open_store
 from aml_jupyter.artifacts.remote import place_of
 from aml_jupyter.config import settings
@@ -465,6 +467,24 @@ def test_a_run_that_cannot_be_packed_here_keeps_no_other_from_its_store(
     assert (mark.run_id, mark.tries, mark.due) == (large.run_id, 1, False)
     assert os.strerror(errno.EFBIG) in mark.error["message"]
     assert [one.state for one in pushing.push_marked(home, now=True)] == ["stored"]
+
+
+def test_a_file_that_is_rescued_while_an_ending_is_written_is_stored_as_well(home: str, shared: Path) -> None:
+    settings.put(None, settings.STORE, f"folder://{shared}")
+    directory = ended_run(home, {"a": b"1"})
+    ending = threading.Thread(target=lambda: pending.expect(directory, runs.load_record(directory)))
+    with collecting_lock(directory):
+        ending.start()
+        ending.join(0.3)
+        manifest = artifacts.read_manifest(directory)
+        assert manifest
+        more = manifest.files[0].replace(path="outputs/b", key=manifest.files[0].key.replace("/a", "/b"))
+        artifacts.write_manifest(directory, manifest.replace(files=(*manifest.files, more)))
+    ending.join()
+    assert {item.path: item.state for item in artifacts.listing(directory)} == {
+        "outputs/a": "pending",
+        "outputs/b": "pending",
+    }
 
 
 def test_push_all_stores_what_was_made_before_a_store_was_set(home: str, shared: Path) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from aml_jupyter import card, runs, syncing
+from aml_jupyter import artifacts, card, runs, syncing
+from aml_jupyter.artifacts.collecting import collecting_lock
 from aml_jupyter.artifacts.remote import place_of, write_place
 from aml_jupyter.artifacts.store import FolderStore, Stored
+from aml_jupyter.confined import read_bounded
 from aml_jupyter.environment import keeping
 from aml_jupyter.environment.lock import Lock, Package
 from aml_jupyter.errors import AmlError, ArtifactError, SnapshotError
@@ -603,3 +605,47 @@ def test_a_store_that_fails_while_a_log_is_fetched_is_asked_for_little_more(
         syncing.complete(brought)
     assert failed.value.code == "store.unavailable"
     assert store.asked <= 2 * syncing.WORKERS + 4
+
+
+def test_labels_that_are_set_while_those_of_the_store_are_taken_over_are_kept(
+    place: Place, fresh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncing.sync(fresh, place.url)
+    brought = runs.at(fresh, place.run_id)
+    assert brought
+    runs.set_labels(place.directory, note="from the maker")
+    push(place.directory, place.url)
+    person = threading.Thread(target=lambda: runs.set_labels(brought, pinned=True))
+
+    def meanwhile(path: str, limit: int) -> bytes:
+        data = read_bounded(path, limit)
+        if path == brought.labels_json:
+            person.start()
+            person.join(0.3)  # it waits for its turn, and has it before or after
+        return data
+
+    monkeypatch.setattr(syncing, "read_bounded", meanwhile)
+    assert syncing.sync(fresh, place.url).updated == (place.run_id,)
+    person.join()
+    labels = runs.read_labels(brought)
+    assert (labels.pinned, labels.note) == (True, "from the maker")
+
+
+def test_a_list_of_artifacts_is_taken_over_by_nobody_while_another_changes_it(
+    place: Place, fresh: str
+) -> None:
+    syncing.sync(fresh, place.url)
+    brought = runs.at(fresh, place.run_id)
+    assert brought
+    place.change("artifacts.json", lambda document: document["files"].clear())
+    for entry in list((place.shared / "Runs").rglob("*")):
+        if entry.is_file():  # as whoever pushes it once more does
+            entry.rename(entry.with_name("d" * 32))
+    other = threading.Thread(target=lambda: syncing.sync(fresh, place.url))
+    with collecting_lock(brought):
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        assert [item.path for item in artifacts.listing(brought)] == ["outputs/model.pkl"]
+    other.join()
+    assert artifacts.listing(brought) == ()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 
 from aml_jupyter import artifacts, runs
+from aml_jupyter.artifacts.collecting import collecting_lock
 from aml_jupyter.artifacts.names import key_of
 from aml_jupyter.artifacts.remote import DETAILS, Place, fetch, gone, origin, place_of, write_place
 from aml_jupyter.artifacts.store import RUNS
@@ -325,30 +326,44 @@ def _update(directory: RunDirectory, brought: _Brought) -> bool:
     place = place_of(directory)
     if place is None or not place.pulled or place.prefix != brought.prefix:
         return False
-    changed = False
+    mark_changed(directory)
     data = _labels_data(brought.labels)
-    try:
-        mine = read_bounded(directory.labels_json, 1 << 20)
-    except AmlError:
-        mine = b""
-    if mine != data and _digest(mine) == place.sent.get("labels"):
-        with exclusive(directory.path + "/labels.lock"):
-            write_atomic(directory.labels_json, data, sync=False)
-        changed = True
-    known = artifacts.read_manifest(directory) or artifacts.Manifest()
-    if [item.replace(key="") for item in known.files] != list(brought.files):
-        artifacts.write_manifest(directory, _manifest(directory, brought))
-        changed = True
+    labels = _update_labels(directory, data, place.sent.get("labels"))
+    files = _update_files(directory, brought)
     write_place(
         directory,
         place.replace(
             details=brought.details,
             entry=brought.entry,
-            sent={**place.sent, "labels": _digest(data)} if mine == data or changed else place.sent,
+            sent=place.sent if labels == "kept" else {**place.sent, "labels": _digest(data)},
         ),
     )
     mark_changed(directory)
-    return changed
+    return files or labels == "taken"
+
+
+def _update_labels(directory: RunDirectory, data: bytes, known: str | None) -> str:
+    """Take labels over unless somebody changed those here: `taken`, `kept`, or the `same`."""
+    with exclusive(directory.path + "/labels.lock"):
+        try:
+            mine = read_bounded(directory.labels_json, 1 << 20)
+        except AmlError:
+            mine = b""
+        if mine == data:
+            return "same"
+        if _digest(mine) != known:
+            return "kept"
+        write_atomic(directory.labels_json, data, sync=False)
+        return "taken"
+
+
+def _update_files(directory: RunDirectory, brought: _Brought) -> bool:
+    with collecting_lock(directory):
+        known = artifacts.read_manifest(directory) or artifacts.Manifest()
+        if [item.replace(key="") for item in known.files] == list(brought.files):
+            return False
+        artifacts.write_manifest(directory, _manifest(directory, brought))
+        return True
 
 
 # --- what was not brought -----------------------------------------------------------------------------------
