@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from aml_jupyter import artifacts, experiment, pushing, retention, runs, syncing
+from aml_jupyter.artifacts import FolderStore, Stored
 from aml_jupyter.artifacts.remote import place_of, write_place
-from aml_jupyter.errors import UsageError
+from aml_jupyter.errors import ArtifactError, UsageError
+from aml_jupyter.locks import exclusive
 from aml_jupyter.retention import original
 from aml_jupyter.retention.repair import Repaired, repair
 from aml_jupyter.runs import History, RunDirectory, trash
@@ -129,6 +131,63 @@ def test_A19_artifacts_are_fetched_again_from_the_store_and_damaged_ones_set_asi
     assert artifacts.read_artifact(directory, "model.pkl") == b"model " * 100
     (name,) = aside(home)
     assert files_below(home + "/damaged")[name] == damaged
+
+
+def test_nobody_waits_for_the_store_while_an_artifact_is_fetched_and_the_damaged_one_stays_until_then(
+    home: str, team: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    path = f"{home}/artifacts/ExperimentRun/{directory.run_id}/outputs/model.pkl"
+    flip(path)
+    damaged = Path(path).read_bytes()
+    seen = []
+    real = FolderStore.fetch
+
+    def fetch(*given: Any, **named: Any) -> Stored:
+        with exclusive(directory.path + "/artifacts.lock", 0.0):
+            seen.append(Path(path).read_bytes())
+        return real(*given, **named)
+
+    monkeypatch.setattr(FolderStore, "fetch", fetch)
+    assert mended(home).left == ()
+    assert seen == [damaged]
+    assert Path(path).read_bytes() == b"model " * 100
+    assert os.listdir(f"{home}/artifacts/.partial") == []
+
+
+@pytest.mark.parametrize("change", ["list", "file", "store"])
+def test_an_artifact_that_changes_while_it_is_fetched_is_left_alone(
+    home: str, team: str, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    directory = with_artifacts(home)
+    pushing.push(directory, team)
+    path = f"{home}/artifacts/ExperimentRun/{directory.run_id}/outputs/model.pkl"
+    flip(path)
+    before = Path(path).read_bytes()
+    real = FolderStore.fetch
+
+    def fetch(*given: Any, **named: Any) -> Stored:
+        found = real(*given, **named)
+        manifest = artifacts.read_manifest(directory)
+        assert manifest
+        if change == "list":
+            files = tuple(one.replace(sha256="0" * 64) for one in manifest.files)
+            artifacts.write_manifest(directory, manifest.replace(files=files))
+        elif change == "file":
+            Path(path).write_bytes(b"another")
+        else:
+            raise ArtifactError("it is gone", code="store.unavailable")
+        return found
+
+    with monkeypatch.context() as changing:
+        changing.setattr(FolderStore, "fetch", fetch)
+        assert [one.code for one in mended(home).steps] == []
+    assert Path(path).read_bytes() == (b"another" if change == "file" else before)
+    assert aside(home) == []
+    if change != "list":
+        assert mended(home).left == ()
+        assert Path(path).read_bytes() == b"model " * 100
 
 
 def test_an_artifact_without_a_store_is_taken_from_a_run_that_kept_the_same_bytes_or_stays_told(

@@ -95,7 +95,7 @@ class Original:
             return None
         copy: BinaryIO = tempfile.TemporaryFile(dir=self.directory.path)
         try:
-            self.store.fetch(key, copy.fileno(), sha256=sha256)
+            self.store.fetch(key, copy.fileno(), sha256=sha256, size=there.size)
         except BaseException:
             copy.close()
             raise

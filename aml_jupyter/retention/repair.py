@@ -14,9 +14,11 @@ from aml_jupyter import artifacts, runs
 from aml_jupyter.artifacts.collecting import collecting_lock
 from aml_jupyter.artifacts.manifest import Artifact
 from aml_jupyter.artifacts.names import key_of
-from aml_jupyter.artifacts.remote import fetch, origin
-from aml_jupyter.artifacts.store import copy_hashed
+from aml_jupyter.artifacts.remote import origin
+from aml_jupyter.artifacts.store import copy_hashed, hash_of
+from aml_jupyter.artifacts.transfer import PARTIAL, Download, download
 from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
+from aml_jupyter.confined.files import temporary_name
 from aml_jupyter.errors import AmlError, RunNotFound
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
@@ -34,6 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from aml_jupyter.artifacts.store import ArtifactStore
     from aml_jupyter.runs import Record
     from aml_jupyter.runs.damage import Finding
 
@@ -291,9 +294,7 @@ class _Repair:
 
     def _artifact(self, finding: Finding) -> str:
         directory = self.directory(finding)
-        manifest = artifacts.read_manifest(directory)
-        key = finding.path.removeprefix(f"{self.home}/artifacts/")
-        item = next((one for one in (manifest.files if manifest else ()) if one.key == key), None)
+        item = self._listed(directory, finding.path.removeprefix(f"{self.home}/artifacts/"))
         if item is None or not item.sha256:
             return ""
         return self._tried(self._from_store, directory, item) or self._tried(
@@ -312,12 +313,12 @@ class _Repair:
         place = known_place(directory)
         if place is None:
             return ""
-        there = origin(place).stat(key_of(place.prefix, item.path))
+        store, key = origin(place), key_of(place.prefix, item.path)
+        there = store.stat(key)
         if there is None or there.size != item.size:
             return ""
-        if not self.dry_run:
-            with collecting_lock(directory), self._put_away(item):
-                fetch(directory, [item], place)
+        if not self.dry_run and not self._replace(directory, item, store, key):
+            return ""
         return f"it is brought back from {place.store}"
 
     def _from_other(self, directory: RunDirectory, item: Artifact) -> str:
@@ -326,14 +327,39 @@ class _Repair:
         for owner, other in self._same(item.sha256):
             if other.key == item.key or local.stat(other.key) is None:
                 continue
-            with local.open(other.key) as file, tempfile.TemporaryFile() as copy:
-                if copy_hashed(file.fileno(), copy.fileno(), other.key).sha256 != item.sha256:
-                    continue
-                if not self.dry_run:
-                    with collecting_lock(directory), self._put_away(item):
-                        local.put(item.key, copy.fileno(), sha256=item.sha256)
-            return f"the same bytes are taken from {owner.run_id}:{other.path}"
+            if hash_of(local, other.key) != item.sha256:
+                continue
+            if self.dry_run or self._replace(directory, item, local, other.key):
+                return f"the same bytes are taken from {owner.run_id}:{other.path}"
         return ""
+
+    def _replace(self, directory: RunDirectory, item: Artifact, store: ArtifactStore, key: str) -> bool:
+        """Put the bytes of a store in the place of a damaged artifact; False when somebody else changed it.
+
+        The lock of the run is held, and the damaged file out of the way, only once all bytes are here.
+        """
+        local, path = artifacts.store_of(directory), f"{self.home}/artifacts/{item.key}"
+        ready, before = f"{PARTIAL}/{temporary_name()}", _look(path)
+        wanted = Download(key=key, local=ready, size=item.size, sha256=item.sha256)
+        for outcome in download(store, local, [wanted]):
+            if outcome.error is not None:
+                raise outcome.error
+        try:
+            with collecting_lock(directory), Root(local.path) as root:
+                now = self._listed(directory, item.key)
+                if now is None or now.sha256 != item.sha256 or _look(path) != before:
+                    return False
+                with _PutAway(self, path):
+                    root.make_dirs(item.key.rpartition("/")[0])
+                    root.rename(ready, item.key)
+        finally:
+            local.delete(ready)
+        return True
+
+    def _listed(self, directory: RunDirectory, key: str) -> Artifact | None:
+        """What the run's list of artifacts has under a key."""
+        manifest = artifacts.read_manifest(directory)
+        return next((one for one in (manifest.files if manifest else ()) if one.key == key), None)
 
     def _same(self, sha256: str) -> list[tuple[RunDirectory, Artifact]]:
         if self._copies is None:
@@ -346,9 +372,6 @@ class _Repair:
                 for item in listed:
                     self._copies.setdefault(item.sha256, []).append((directory, item))
         return self._copies.get(sha256, [])
-
-    def _put_away(self, item: Artifact) -> _PutAway:
-        return _PutAway(self, f"{self.home}/artifacts/{item.key}")
 
     # -- runtimes, groups, snapshots, index
 
@@ -480,6 +503,15 @@ _WAYS: dict[str, Callable[[_Repair, Finding], str]] = {
     "store.changed": _Repair._push,
     "tombstone.corrupt": _Repair._set_aside,
 }
+
+
+def _look(path: str) -> tuple[int, int, int] | None:
+    """What changes when somebody else changes a file; None where there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _has_ended(directory: RunDirectory, record: Record) -> bool:
