@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import resource
 import signal
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aml_jupyter import commands, pushing
 from aml_jupyter.artifacts import FolderStore
 from aml_jupyter.artifacts.names import key_of
 from aml_jupyter.artifacts.opening import check_url, container_name, open_store
 from aml_jupyter.artifacts.store import hash_beginning
 from aml_jupyter.artifacts.transfer import Download, Progress, Upload, download, upload
+from aml_jupyter.commands.screen import Screen
 from aml_jupyter.errors import ArtifactError
 from aml_jupyter.testing.artifact_store import ArtifactStoreContract
 from tests.azurite import ACCOUNT, KEY, Azurite
+from tests.stored_runs import until
 
 if TYPE_CHECKING:
     from aml_jupyter.artifacts.store import ArtifactStore
@@ -433,3 +438,16 @@ def test_A18_a_full_disk_while_files_are_fetched_is_told_and_nothing_is_half_the
     assert list(here.list(PREFIX)) == []
     # when there is room again, it goes on
     assert all(one.stored for one in download(remote, here, outputs.downloads))
+
+
+def test_a_push_that_has_waited_for_another_one_says_that_nothing_is_left(home: str) -> None:
+    told = io.StringIO()
+    screen = Screen(io.StringIO(), told)
+    turn = pushing.take_turn(home)
+    assert turn is not None
+    pusher = threading.Thread(target=commands.execute, args=(["push"], screen))
+    with turn:
+        pusher.start()
+        until(lambda: "waiting for it" in told.getvalue())
+    pusher.join()
+    assert told.getvalue().endswith("aml: nothing is pending any more\n")

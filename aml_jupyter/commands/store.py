@@ -45,9 +45,14 @@ def do_push(options: Namespace, screen: Screen) -> int:
         raise UsageError("give runs, or --all")
     home = aml_home()
     named = [find_run(reference, whole=False) for reference in options.runs]
-    turn = pushing.take_turn(
-        home, PATIENCE, lambda: screen.remark("aml: another process is storing runs; waiting for it")
-    )
+    waited = False
+
+    def waiting() -> None:
+        nonlocal waited
+        waited = True
+        screen.remark("aml: another process is storing runs; waiting for it")
+
+    turn = pushing.take_turn(home, PATIENCE, waiting)
     if turn is None:
         raise UsageError("another process has been storing runs for a day", code="history.locked")
     if not options.json and (count := len(named) or len(pending.all_marks(home))):
@@ -70,7 +75,7 @@ def do_push(options: Namespace, screen: Screen) -> int:
     if options.json:
         screen.json([one.as_dict() for one in done])
     elif not done:
-        screen.remark("aml: nothing is pending")
+        screen.remark("aml: nothing is pending any more" if waited else "aml: nothing is pending")
     return PENDING if any(one.error for one in done) else 0
 
 
