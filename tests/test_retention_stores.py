@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from aml_jupyter import artifacts, pushing, retention, runs, syncing
+from aml_jupyter import artifacts, pending, pushing, retention, runs, syncing
 from aml_jupyter.artifacts.remote import place_of, write_place
 from aml_jupyter.artifacts.store import FolderStore
+from aml_jupyter.config import settings
 from aml_jupyter.errors import ArtifactError, UsageError
 from aml_jupyter.retention import copies, remote
 from aml_jupyter.runs import RunDirectory, trash
 from aml_jupyter.sealed import seal
 from aml_jupyter.snapshot import Rules, Store
+from tests.stored_runs import ended_run
 from tests.test_syncing import Failing
 from tests.test_trash import aml, listed, with_artifacts
 
@@ -277,3 +279,29 @@ def test_A17_a_snapshot_that_is_removed_when_its_remover_is_killed_comes_back(
     assert remote.clear(home, thorough=True).unneeded == (f"Snapshots/{taken.id}",)
     assert os.listdir(home + "/tombstones") == []
     assert there(team) == []
+
+
+def test_a_run_that_was_in_the_trash_when_it_was_to_be_stored_is_stored_when_it_is_back(
+    home: str, project: Path, team: Path
+) -> None:
+    without, alone = ended_run(home, {}), ended_run(home, {})
+    labelled, same = stored(home, team), stored(home, team)
+    brought = stored(home, team)
+    place = place_of(brought)
+    assert place
+    write_place(brought, place.replace(pulled=True, sent={}))
+    pending.mark(home, without.run_id, f"folder://{team}")
+    runs.set_labels(labelled, note="better")
+    directories = (without, alone, labelled, same, brought)
+    away = {one.run_id: trash.throw_away(one) for one in directories}
+    assert list(pushing.push_marked(home, now=True)) == []
+    assert pending.all_marks(home) == []
+    # where no store is set, nobody asked for any
+    retention.bring_back(away[alone.run_id])
+    assert pending.all_marks(home) == []
+    settings.put(None, settings.STORE, f"folder://{team}")
+    for one in (without, labelled, same, brought):
+        retention.bring_back(away[one.run_id])
+    done = {one.run_id for one in pushing.push_marked(home) if one.ended}
+    assert done == {without.run_id, labelled.run_id}
+    assert f"ExperimentRun/{without.run_id}/.aml/run.json" in there(team)

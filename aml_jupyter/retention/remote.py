@@ -401,14 +401,30 @@ def _needs(store: ArtifactStore, name: str) -> set[str] | None:
 
 def mark_pending(directory: RunDirectory) -> None:
     """Have a run that came back from the trash stored, where that was not done before it went there."""
-    from aml_jupyter import artifacts, pending
+    from aml_jupyter import pending
 
     try:
-        manifest = artifacts.read_manifest(directory)
+        if _is_to_be_stored(directory):
+            pending.mark(directory.home, directory.run_id, "")
     except AmlError:  # `aml check` tells
         return
+
+
+def _is_to_be_stored(directory: RunDirectory) -> bool:
+    """Whether there is something of a run to store; its mark went when it was in the trash."""
+    from aml_jupyter import artifacts, pending
+    from aml_jupyter.pushing import contents
+
+    manifest = artifacts.read_manifest(directory)
     if manifest is not None and any(item.state == "pending" for item in manifest.files):
-        pending.mark(directory.home, directory.run_id, "")
+        return True
+    place = place_of(directory)
+    if place is None:
+        record = runs.load_record(directory)
+        ours = "origin" not in record.properties
+        return ours and pending.wanted_store(directory.home, record.project_root) is not None
+    now = contents.digest(contents.labels(directory))
+    return not place.pulled and place.sent.get(f"{DETAILS}/labels.json") != now
 
 
 def is_stored(directory: RunDirectory) -> bool:
