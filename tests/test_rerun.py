@@ -15,7 +15,9 @@ import aml_jupyter
 from aml_jupyter import artifacts, assets, cli, experiment, reuse, runs
 from aml_jupyter.errors import AmlError
 from aml_jupyter.experiment import Request
+from aml_jupyter.experiment.again import request_json
 from aml_jupyter.run import Run
+from tests.made_runs import finished
 
 TRAIN = """
 import os, sys
@@ -164,6 +166,58 @@ def test_a_run_whose_request_is_gone_cannot_be_repeated(project: Path, home: str
     os.unlink(runs.find(first.id, home).job + "/request.json")
     with pytest.raises(AmlError) as refused:
         first.rerun()
+    assert refused.value.code == "rerun.impossible"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"command": "python"},
+        {"command": []},
+        {"command": [1, {"a": 2}]},
+        {"cwd": 5},
+        {"environment": [1]},
+        {"environment": {"A=B": "x"}},
+        {"environment": {"A": 1}},
+        {"target": [1]},
+        {"target": {"name": ["x"]}},
+        {"target": {"address": 5}},
+        {"target": {"address": "h", "port": "x\ny"}},
+        {"resources": "x"},
+        {"resources": {"cpus": "x"}},
+        {"resources": {"memory": {}}},
+        {"resources": {"gpus": [1]}},
+        {"resources": {"gpus": "many"}},
+        {"share": 7},
+        {"spark": [1]},
+        {"spark": {"packages": "x"}},
+        {"spark": {"configuration": {"a": []}}},
+        {"cell": "yes"},
+        {"python": 3},
+        {"timeout": "x"},
+        {"timeout": -5},
+        {"timeout": [1]},
+        {"timeout": True},
+        {"timeout": 10**400},
+        {"timeout": float("nan")},
+        {"dependencies": [1]},
+        {"dependencies": {"conda": 5, "pip": [{}]}},
+        {"dependencies": {"channels": 3}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_run_that_was_asked_for_nonsense_cannot_be_repeated(
+    plain: Path, home: str, change: dict[str, object]
+) -> None:
+    directory = finished(home)
+    path = Path(directory.job) / "request.json"
+    whole = {"command": ["python", "train.py"], "environment": {"A": "b"}, "timeout": 1.5, "cell": False}
+    runs.write_json(str(path), whole)
+    assert request_json(directory) == whole
+    path.write_text(json.dumps({**whole, **change}))
+    assert cli.main(["rerun", directory.run_id]) == 5
+    with pytest.raises(AmlError) as refused:
+        request_json(directory)
     assert refused.value.code == "rerun.impossible"
 
 

@@ -24,7 +24,7 @@ from aml_jupyter.executors import executor_for
 from aml_jupyter.experiment import planning
 from aml_jupyter.experiment.request import Plan
 from aml_jupyter.queueing import SWEEP
-from aml_jupyter.validation import check_environment, check_params, check_words
+from aml_jupyter.validation import check_environment, check_params, check_words, problem_of_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ def request_json(directory: RunDirectory) -> dict[str, Any]:
     """What a run was asked for.  Raises HistoryError `rerun.impossible`."""
     path = directory.job + "/request.json"
     try:
-        found = plainjson.loads(read_bounded(path, LARGEST))
-        if isinstance(found, dict) and isinstance(found.get("command"), list) and found["command"]:
+        found: dict[str, Any] = plainjson.loads(read_bounded(path, LARGEST))
+        why = problem_of_request(found)
+        if not why:
             return found
-        why = "it is not whole"
     except (ConfinedError, ValueError, RecursionError) as error:
         why = str(getattr(error, "message", error))
     raise HistoryError(
