@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,11 +21,13 @@ from aml_jupyter.artifacts.remote import place_of, write_place
 from aml_jupyter.errors import ArtifactError, UsageError
 from aml_jupyter.locks import exclusive
 from aml_jupyter.retention import original
+from aml_jupyter.retention import repair as mending
 from aml_jupyter.retention.repair import Repaired, repair
 from aml_jupyter.runs import History, RunDirectory, trash
 from aml_jupyter.sealed import seal, unseal
 from aml_jupyter.snapshot import Rules, Store
 from tests.made_runs import ended_identity, finished, started, submit
+from tests.stored_runs import ended_run
 from tests.test_trash import aml, files_below, with_artifacts
 
 
@@ -188,6 +192,38 @@ def test_an_artifact_that_changes_while_it_is_fetched_is_left_alone(
     if change != "list":
         assert mended(home).left == ()
         assert Path(path).read_bytes() == b"model " * 100
+
+
+def test_a_history_is_listed_once_a_round_and_what_says_of_a_run_is_read_once_for_all_its_damage(
+    home: str, team: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = {f"f{number}": b"%d" % number for number in range(20)}
+    directories = [ended_run(home, outputs) for _ in range(2)]
+    for directory in directories:
+        pushing.push(directory, team)
+        for name in outputs:
+            flip(f"{home}/artifacts/ExperimentRun/{directory.run_id}/outputs/{name}")
+    found = retention.check(home)
+    assert len(found) == 40
+    asked: Counter[str] = Counter()
+
+    def counted(what: ModuleType, name: str) -> None:
+        real = getattr(what, name)
+
+        def count(*given: Any, **named: Any) -> Any:
+            asked[name] += 1
+            return real(*given, **named)
+
+        monkeypatch.setattr(what, name, count)
+
+    for what, name in ((runs, "all_directories"), (artifacts, "read_manifest"), (mending, "origin")):
+        counted(what, name)
+    monkeypatch.setattr(mending, "check", lambda _: found)
+    monkeypatch.setattr(mending, "MOST_ROUNDS", 1)
+    assert len(mended(home).steps) == 40
+    assert asked == {"all_directories": 1, "read_manifest": 2, "origin": 1}
+    monkeypatch.undo()
+    assert [one for one in retention.check(home) if one.run_id] == []
 
 
 def test_an_artifact_without_a_store_is_taken_from_a_run_that_kept_the_same_bytes_or_stays_told(

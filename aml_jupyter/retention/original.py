@@ -6,12 +6,13 @@ that was stored from here, the hashes of what was sent are known as well.
 
 from __future__ import annotations
 
+import os
 import tempfile
 
 from aml_jupyter import artifacts
 from aml_jupyter.artifacts.manifest import Manifest
 from aml_jupyter.artifacts.names import key_of
-from aml_jupyter.artifacts.remote import DETAILS, place_of
+from aml_jupyter.artifacts.remote import DETAILS, origin, place_of
 from aml_jupyter.artifacts.store import OWNER, RUNS
 from aml_jupyter.errors import AmlError, ArtifactError, HistoryError
 from aml_jupyter.job import FORMAT
@@ -21,6 +22,7 @@ from aml_jupyter.syncing import LARGEST, LARGEST_LOG, foreign, localised
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import BinaryIO
 
     from aml_jupyter.artifacts.remote import Place
@@ -147,3 +149,16 @@ class Original:
             code="record.foreign",
             hint="Nothing of it was taken.",
         )
+
+
+def archive(directories: Sequence[RunDirectory], snapshot_id: str) -> int | None:
+    """The archive of a snapshot, from the first store that has it, as an open file."""
+    for place in {one.store: one for one in map(known_place, directories) if one is not None}.values():
+        with tempfile.TemporaryFile() as copy:
+            try:
+                origin(place).fetch(f"Snapshots/{snapshot_id}", copy.fileno())
+            except AmlError:
+                continue
+            copy.seek(0)
+            return os.dup(copy.fileno())
+    return None

@@ -7,14 +7,14 @@ is, and `check` goes on telling of it.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
+from typing import Generic, TypeVar
 
 from aml_jupyter import artifacts, runs
 from aml_jupyter.artifacts.collecting import collecting_lock
 from aml_jupyter.artifacts.manifest import Artifact
 from aml_jupyter.artifacts.names import key_of
-from aml_jupyter.artifacts.remote import origin
+from aml_jupyter.artifacts.remote import NAME, origin
 from aml_jupyter.artifacts.store import copy_hashed, hash_of
 from aml_jupyter.artifacts.transfer import PARTIAL, Download, download
 from aml_jupyter.confined import Root, make_root, read_bounded, write_atomic
@@ -24,7 +24,7 @@ from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
 from aml_jupyter.locks import exclusive
 from aml_jupyter.retention import check
-from aml_jupyter.retention.original import Original, known_place, sealed_labels
+from aml_jupyter.retention.original import Original, archive, known_place, sealed_labels
 from aml_jupyter.runs import trash
 from aml_jupyter.runs.damage import BEING_MADE
 from aml_jupyter.runs.directory import LARGEST, RunDirectory, enter, trash_of, unlink_quietly
@@ -34,14 +34,16 @@ from aml_jupyter.snapshot import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from aml_jupyter.artifacts.remote import Place
     from aml_jupyter.artifacts.store import ArtifactStore
     from aml_jupyter.runs import Record
     from aml_jupyter.runs.damage import Finding
 
     Resume = Callable[[RunDirectory], object]
 
+_T = TypeVar("_T")
 ASIDE = "damaged"
 # seconds that a run whose job has ended is given to be finished
 FINISHED_WITHIN = 60.0
@@ -88,6 +90,7 @@ def repair(home: str, resume: Resume, *, dry_run: bool = False, stores: bool = F
     steps.leftovers()
     for _ in range(MOST_ROUNDS):
         before = len(steps.done)
+        steps.begin()
         for finding in findings:
             steps.mend(finding)
         steps.snapshots([one for one in findings if one.code == "snapshot.corrupt"])
@@ -110,6 +113,15 @@ class _Repair:
         self.done: list[Step] = []
         self._pushed: set[str] = set()
         self._copies: dict[str, list[tuple[RunDirectory, Artifact]]] | None = None
+        self._directories: dict[str, RunDirectory] | None = None
+        self._stores: dict[str, ArtifactStore] = {}
+        # of the run whose findings are being mended: they come one after the other
+        self._items = _Last(_items_of)
+        self._places = _Last(known_place)
+
+    def begin(self) -> None:
+        """Begin a round: what the one before has changed is looked at anew."""
+        self._copies = self._directories = None
 
     def mend(self, finding: Finding) -> None:
         """Mend one damage where there is a way; one that fails stays a finding."""
@@ -129,10 +141,11 @@ class _Repair:
 
     def directory(self, finding: Finding) -> RunDirectory:
         """The run of a finding, whether its record can be read or not.  Raises RunNotFound."""
-        for one in runs.all_directories(self.home):
-            if one.run_id == finding.run_id:
-                return one
-        raise RunNotFound(f"there is no run {finding.run_id}")
+        if self._directories is None:
+            self._directories = {one.run_id: one for one in runs.all_directories(self.home)}
+        if (found := self._directories.get(finding.run_id)) is None:
+            raise RunNotFound(f"there is no run {finding.run_id}")
+        return found
 
     def aside(self, path: str) -> str:
         """Move a damaged file of ours away, keeping its path below the home; where it is then."""
@@ -287,8 +300,17 @@ class _Repair:
 
     def _original(self, directory: RunDirectory) -> Original | None:
         """The run as its store has it, where one does."""
-        place = known_place(directory)
-        return None if place is None else Original(directory, place, origin(place))
+        place = self._place(directory)
+        return None if place is None else Original(directory, place, self._store(place))
+
+    def _place(self, directory: RunDirectory) -> Place | None:
+        return self._places.of(directory, f"{directory.path}/{NAME}")
+
+    def _store(self, place: Place) -> ArtifactStore:
+        """The store of a place, opened once."""
+        if place.store not in self._stores:
+            self._stores[place.store] = origin(place)
+        return self._stores[place.store]
 
     # -- artifacts
 
@@ -310,10 +332,10 @@ class _Repair:
             return ""
 
     def _from_store(self, directory: RunDirectory, item: Artifact) -> str:
-        place = known_place(directory)
+        place = self._place(directory)
         if place is None:
             return ""
-        store, key = origin(place), key_of(place.prefix, item.path)
+        store, key = self._store(place), key_of(place.prefix, item.path)
         there = store.stat(key)
         if there is None or there.size != item.size:
             return ""
@@ -358,8 +380,7 @@ class _Repair:
 
     def _listed(self, directory: RunDirectory, key: str) -> Artifact | None:
         """What the run's list of artifacts has under a key."""
-        manifest = artifacts.read_manifest(directory)
-        return next((one for one in (manifest.files if manifest else ()) if one.key == key), None)
+        return self._items.of(directory, directory.artifacts_json).get(key)
 
     def _same(self, sha256: str) -> list[tuple[RunDirectory, Artifact]]:
         if self._copies is None:
@@ -393,7 +414,7 @@ class _Repair:
         from aml_jupyter import pushing
 
         directory = self.directory(finding)
-        place = known_place(directory)
+        place = self._place(directory)
         if place is None or place.pulled:
             return ""
         if not self.dry_run and finding.run_id not in self._pushed:
@@ -428,7 +449,7 @@ class _Repair:
                 lambda wanted: sorted(
                     {record.project_root for _, record in known if record.snapshot_id == wanted}
                 ),
-                lambda wanted: _archive(
+                lambda wanted: archive(
                     [one for one, record in known if record.snapshot_id == wanted], wanted
                 ),
                 f"{self.home}/{ASIDE}/snapshots",
@@ -463,6 +484,27 @@ class _Repair:
             with runs.History(self.home) as history:
                 history.rebuild()
         self.tell(findings[0].code, path, "it is made anew from the run directories")
+
+
+def _items_of(directory: RunDirectory) -> Mapping[str, Artifact]:
+    """The list of artifacts of a run, by key."""
+    manifest = artifacts.read_manifest(directory)
+    return {one.key: one for one in manifest.files} if manifest else {}
+
+
+class _Last(Generic[_T]):
+    """What was read last of a file of some run, which is read again when that file has changed."""
+
+    def __init__(self, read: Callable[[RunDirectory], _T]) -> None:
+        self.read = read
+        self.last: tuple[object, _T] | None = None
+
+    def of(self, directory: RunDirectory, path: str) -> _T:
+        """What the run's file at this path says now."""
+        now = (path, _look(path))
+        if self.last is None or self.last[0] != now:
+            self.last = (now, self.read(directory))
+        return self.last[1]
 
 
 class _PutAway:
@@ -544,16 +586,3 @@ def _size_of_log(directory: RunDirectory) -> int:
         return int(json.loads(read_bounded(directory.exit_json, LARGEST)).get("log_bytes", -1))
     except (AmlError, ValueError, TypeError, AttributeError):
         return -1
-
-
-def _archive(directories: Sequence[RunDirectory], snapshot_id: str) -> int | None:
-    """The archive of a snapshot, from the first store that has it, as an open file."""
-    for place in {one.store: one for one in map(known_place, directories) if one is not None}.values():
-        with tempfile.TemporaryFile() as copy:
-            try:
-                origin(place).fetch(f"Snapshots/{snapshot_id}", copy.fileno())
-            except AmlError:
-                continue
-            copy.seek(0)
-            return os.dup(copy.fileno())
-    return None
