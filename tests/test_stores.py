@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import logging
@@ -9,6 +10,7 @@ import os
 import resource
 import signal
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aml_jupyter import commands, pushing
+from aml_jupyter import commands, pushing, retention
 from aml_jupyter.artifacts import FolderStore
 from aml_jupyter.artifacts.names import key_of
 from aml_jupyter.artifacts.opening import check_url, container_name, open_store
@@ -451,3 +453,21 @@ def test_a_push_that_has_waited_for_another_one_says_that_nothing_is_left(home: 
         until(lambda: "waiting for it" in told.getvalue())
     pusher.join()
     assert told.getvalue().endswith("aml: nothing is pending any more\n")
+
+
+def test_a_collection_removes_beginnings_of_downloads_that_nobody_goes_on_with(home: str) -> None:
+    folder = Path(home, "artifacts/.partial")
+    folder.mkdir(parents=True)
+    for name in ("old", "going on", "young"):
+        (folder / name).write_bytes(b"beginning")
+    yesterday = time.time() - 90_000
+    for name in ("old", "going on"):
+        os.utime(folder / name, (yesterday, yesterday))
+    with (folder / "going on").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert retention.collect_garbage(home, dry_run=True).leftovers == 1
+        assert len(os.listdir(folder)) == 3
+        assert retention.collect_garbage(home).bytes == 9
+        assert sorted(os.listdir(folder)) == ["going on", "young"]
+    retention.collect_garbage(home)
+    assert os.listdir(folder) == ["young"]

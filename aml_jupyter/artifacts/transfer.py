@@ -185,6 +185,25 @@ def _open_partial(folder: int, name: str) -> int:
         os.close(fd)
 
 
+def drop_partial(path: str) -> None:
+    """Remove the beginning of a download, unless it is being gone on with.  Raises OSError."""
+    import fcntl
+
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:  # it is whole by now
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # it may have become whole meanwhile, and the name be that of another attempt
+        if os.lstat(path).st_ino == os.fstat(fd).st_ino:
+            os.unlink(path)
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    finally:
+        os.close(fd)
+
+
 def _is_hash(text: str) -> bool:
     return len(text) == 64 and set(text) <= set("0123456789abcdef")
 

@@ -6,11 +6,12 @@ import os
 import time
 
 from aml_jupyter import installation, queueing, runs
+from aml_jupyter.artifacts.transfer import PARTIAL, drop_partial
 from aml_jupyter.confined import Root, is_temporary, read_bounded, remove_tree
 from aml_jupyter.errors import AmlError, RunNotFound
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
-from aml_jupyter.locks import exclusive
+from aml_jupyter.locks import exclusive, holders
 from aml_jupyter.retention import remote
 from aml_jupyter.retention.policy import TRASH_AGE
 from aml_jupyter.retention.sizes import places_of, size_of
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 # working copies of ended runs stay this long, so that what was not kept can still be rescued; seconds
 WORKING_COPY_AGE = 7 * 86400
+
+# beginnings of downloads that were cut off stay this long, to be gone on with; seconds
+BEGINNING_AGE = 86400
 
 # environments and locks that nothing asks for stay this long, in case something does again; seconds
 ENVIRONMENT_AGE = 30 * 86400
@@ -102,11 +106,12 @@ def _collect(home: str, dry_run: bool, trash_age: float) -> Freed:
     copies = [one for one, record in records if _is_old_copy(one, record)]
     half_removed, orphans = list(_half_removed(home)), list(_orphan_ids(home, directories))
     leftovers, runtimes = list(_temporary(home)), list(_old_runtimes(home, records, half_made))
+    beginnings = list(_beginnings(home))
     folders = [one.work for one in copies] + [one.path for one in half_made]
     folders += [folder for one in half_removed for folder in left_of(one)]
     environments = list(_old_environments(home, records))
     folders += [folder for one in expired for folder in places_of(one)]
-    freed = sum(map(size_of, folders + leftovers + runtimes + environments))
+    freed = sum(map(size_of, folders + leftovers + beginnings + runtimes + environments))
     emptied = [one.run_id for one in expired]
     if not dry_run:
         emptied = _empty(expired)
@@ -121,6 +126,8 @@ def _collect(home: str, dry_run: bool, trash_age: float) -> Freed:
             drop_id(home, run_id)
         for path in leftovers:
             _remove(path)
+        for path in beginnings:
+            drop_partial(path)
         _remove_runtimes(home, runtimes)
         for path in environments:
             _remove_environment(path)
@@ -132,7 +139,7 @@ def _collect(home: str, dry_run: bool, trash_age: float) -> Freed:
         working_copies=len(copies),
         half_made=len(half_made),
         runs=tuple(emptied),
-        leftovers=len(leftovers) + len(runtimes) + len(half_removed) + len(orphans) + groups,
+        leftovers=len([*leftovers, *beginnings, *runtimes, *half_removed, *orphans]) + groups,
         environments=tuple(environments),
     )
 
@@ -277,6 +284,18 @@ def _temporary(home: str) -> Iterator[str]:
                 continue
             if entry.path not in _listed(home, entry.path, kept) and _age(entry.mtime_ns / 1e9) > BEING_MADE:
                 yield f"{home}/{entry.path}"
+
+
+def _beginnings(home: str) -> Iterator[str]:
+    """What has come of artifacts whose download was cut off and not gone on with for a day."""
+    for folder in (f"{home}/artifacts/{PARTIAL}", f"{trash_of(home)}/artifacts/{PARTIAL}"):
+        try:
+            names = sorted(os.listdir(folder))
+        except FileNotFoundError:
+            continue
+        for path in (f"{folder}/{name}" for name in names):
+            if _old(path, BEGINNING_AGE) and not holders(path):
+                yield path
 
 
 def _is_ours(folder: Entry) -> bool:
