@@ -211,6 +211,15 @@ def test_one_artifact_twice_is_refused(place: Place, fresh: str) -> None:
         {"pinned": "yes"},
         {"note": None},
         {"description": []},
+        {"name": "x" * 251},
+        {"name": "@last"},
+        {"name": "two\nlines"},
+        {"note": "x" * 70_000},
+        {"description": "x" * 70_000},
+        {"tags": {"x" * 251: ""}},
+        {"tags": {"": ""}},
+        {"tags": {"a": "x" * 5001}},
+        {"tags": {str(number): "" for number in range(1001)}},
     ],
 )
 def test_labels_that_are_none_are_refused(place: Place, fresh: str, change: dict[str, object]) -> None:
@@ -261,7 +270,8 @@ def test_text_of_a_stranger_is_shown_and_does_nothing(place: Place, fresh: str) 
         "project_root": "/etc", "interpreter": "/bin/sh", "logged_params": {EVIL: EVIL},
     }  # fmt: skip
     place.change("run.json", lambda document: document.update(evil))
-    place.change("labels.json", lambda document: document.update(name=EVIL, note=EVIL, tags={EVIL: EVIL}))
+    page = EVIL.partition("\x1b")[0]  # a name with the rest of it is refused
+    place.change("labels.json", lambda document: document.update(name=page, note=EVIL, tags={page: EVIL}))
     place.change(
         "artifacts.json",
         lambda document: document["files"].append(
@@ -290,6 +300,18 @@ def test_text_of_a_stranger_is_shown_and_does_nothing(place: Place, fresh: str) 
         shown = card.bundle(card.card_of(directory))
         assert "<img" not in shown["text/html"]
         assert "\x1b" not in "".join(shown.values())
+
+
+def test_no_text_of_a_stranger_makes_the_list_of_runs_wide(place: Place, fresh: str) -> None:
+    place.change("run.json", lambda document: document.update(target="x" * 100_000, script_name="\0" * 900))
+    place.change("labels.json", lambda document: document.update(name="y" * 250))
+    with machine(fresh, place.url):
+        status, out, _ = aml("runs", "--from-store", "--all-projects")
+        assert status == 0
+        assert place.run_id in out
+        assert "y" * 79 + "\u2026" in out
+        assert max(map(len, out.splitlines())) < 500
+        assert "x" * 100_000 in aml("runs", "--all-projects", "--json")[1]
 
 
 def test_a_store_that_lies_about_the_bytes_is_told_so_and_nothing_is_kept(place: Place, fresh: str) -> None:

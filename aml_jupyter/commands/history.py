@@ -9,6 +9,7 @@ from aml_jupyter.commands.watch import find_run
 from aml_jupyter.config import aml_home
 from aml_jupyter.errors import UsageError
 from aml_jupyter.experiment import SWEEP
+from aml_jupyter.printable import safe_name, shortened
 from aml_jupyter.runs.directory import trash_of
 
 TYPE_CHECKING = False
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 # what `aml runs` shows unless told otherwise
 COLUMNS = ["run_id", "name", "status", "target", "script_name", "created_utc", "duration", "metrics"]
 TRASH_COLUMNS = ["run_id", "name", "status", "created_utc", "metrics", "removed_utc", "rule"]
+
+# characters of a column, whatever a stranger called a run
+WIDEST = 80
 
 
 def arguments_runs(parser: ArgumentParser) -> None:
@@ -137,7 +141,11 @@ def check_column(name: str) -> None:
 def _shown(row: dict[str, Any], name: str) -> str:
     value = cell(row, name)
     # to the second, without the offset that the column's name tells
-    return value[:19].replace("T", " ") if name.endswith("_utc") and value else shown_cell(value)
+    if name.endswith("_utc") and value:
+        return str(value)[:19].replace("T", " ")
+    text = safe_name(shown_cell(value))
+    # an id is copied from here
+    return text if name == "run_id" else shortened(text, WIDEST)
 
 
 def shown_cell(value: Any) -> str:

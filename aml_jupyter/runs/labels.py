@@ -71,6 +71,19 @@ def parse_tags(tags: Iterable[str] | Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def check_labels(labels: Labels) -> None:
+    """Raise UsageError `label.invalid` for labels that nobody could have given with `set_labels`."""
+    for what, text in (
+        ("name", labels.name or ""),
+        ("note", labels.note),
+        ("description", labels.description),
+    ):
+        _checked(what, text)
+    if len(labels.tags) > MOST_TAGS:
+        raise UsageError(f"a run has at most {MOST_TAGS} tags", code="label.invalid")
+    parse_tags(labels.tags)
+
+
 def _checked(what: str, text: str) -> str:
     if len(text) > _LIMITS[what]:
         raise UsageError(

@@ -13,9 +13,10 @@ from datetime import datetime
 from aml_jupyter import runs
 from aml_jupyter.artifacts import Artifact
 from aml_jupyter.confined.names import check_found
-from aml_jupyter.errors import AmlError, HistoryError
+from aml_jupyter.errors import AmlError, HistoryError, UsageError
 from aml_jupyter.job import FORMAT, TERMINAL
 from aml_jupyter.runs import Record
+from aml_jupyter.runs.labels import check_labels
 from aml_jupyter.sealed import unseal
 
 TYPE_CHECKING = False
@@ -87,12 +88,16 @@ def labels(data: bytes, name: str) -> runs.Labels:
         and all(isinstance(found.get(key, ""), str) for key in ("description", "note"))
         and all(isinstance(found.get(key, False), bool) for key in ("pinned", "hidden"))
         and isinstance(tags, dict)
-        and len(tags) <= 1000
         and all(isinstance(value, str) for value in tags.values())
     )
     if not whole:
         raise _refused(name, "its labels are none")
-    return runs.Labels(**found)
+    given = runs.Labels(**found)
+    try:
+        check_labels(given)
+    except UsageError as error:
+        raise _refused(name, error.message) from None
+    return given
 
 
 def artifacts(data: bytes, name: str) -> tuple[str, int, tuple[Artifact, ...], dict[str, Any]]:
