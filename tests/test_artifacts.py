@@ -523,6 +523,7 @@ def test_a_limit_keeps_a_large_artifact_off_the_screen(kept: RunDirectory) -> No
     with pytest.raises(ArtifactError) as caught:
         artifacts.read_artifact(kept, "model.pkl", limit=3)
     assert caught.value.code == "artifact.too_big"
+    assert caught.value.hint == f"aml get {kept.run_id} model.pkl"
 
 
 def test_a_damaged_manifest_is_told(kept: RunDirectory) -> None:

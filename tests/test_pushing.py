@@ -358,6 +358,24 @@ def test_A19_what_somebody_removed_or_changed_in_the_store_is_found_and_told(
     assert artifacts.read_artifact(brought, "gone") == b"1"
 
 
+def test_A19_a_run_that_its_maker_removed_is_told_once_and_keeps_what_was_fetched(
+    home: str, store: str, tmp_path: Path
+) -> None:
+    directory = ended_run(home, {"one": b"1", "two": b"2"})
+    push(directory, store)
+    other = str(tmp_path / "other")
+    syncing.sync(other, store)
+    brought = runs.find(directory.run_id, other)
+    assert artifacts.read_artifact(brought, "one") == b"1"
+    with machine(home, store):
+        assert aml("rm", directory.run_id, "--now")[0] == 0
+    [found] = syncing.check(other)
+    assert (found.code, found.run_id) == ("store.gone", directory.run_id)
+    assert f"aml rm {directory.run_id} --now" in found.hint
+    assert "aml push" not in found.hint
+    assert artifacts.read_artifact(brought, "one") == b"1"
+
+
 def test_a_file_that_is_damaged_here_is_told_and_keeps_nothing_else_from_the_store(
     home: str, store: str, tmp_path: Path
 ) -> None:

@@ -124,12 +124,15 @@ def test_the_exit_status_and_json_of_a_verification(
 
 
 def test_a_rerun_asks_for_values_that_no_record_holds(project: Path) -> None:
-    first = trained(environment={"SHIFT": "0.125"})
+    given = {"SHIFT": "0.125", "$(touch x)": ""}
+    first = trained(environment=given)
     with pytest.raises(AmlError) as refused:
         first.rerun()
     assert refused.value.code == "secret.needed"
     assert "SHIFT" in refused.value.message
-    assert first.rerun(environment={"SHIFT": "0.125"}, verify=True).same
+    # a name may have come from a stranger, and the line is there to be pasted
+    assert "-e '$(touch x)'" in refused.value.hint
+    assert first.rerun(environment=given, verify=True).same
 
 
 def test_a_cell_is_repeated_with_the_values_that_were_sent_to_it(project: Path) -> None:

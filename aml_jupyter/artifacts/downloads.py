@@ -53,10 +53,12 @@ def read_artifact(directory: Folder, path: str, limit: int | None = None) -> byt
 
     item = find(directory, path)
     if limit is not None and item.size > limit:
+        from shlex import quote
+
         raise ArtifactError(
             f"{path} has {item.size} bytes; at most {limit} are shown",
             code="artifact.too_big",
-            hint=f"aml get {directory.run_id} {path}",
+            hint=f"aml get {directory.run_id} {quote(path)}",
         )
     with opened(directory, item) as file:
         data = file.read()

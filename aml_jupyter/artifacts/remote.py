@@ -127,5 +127,5 @@ def gone(path: str, place: Place) -> ArtifactError:
     return ArtifactError(
         f"{path} is missing in {place.store}: somebody removed it after it was stored",
         code="store.gone",
-        hint="Where the run was made it may still be: `aml push RUN --again` there stores it again.",
+        hint="Where the run was made it may still be: `aml push RUN` there stores it again.",
     )

@@ -8,6 +8,7 @@ is that of the snapshot, failing that the project's.
 from __future__ import annotations
 
 import os
+from shlex import quote
 
 from aml_jupyter import demands, lineage, plainjson, runs
 from aml_jupyter.config import SHARE_BASE, Project, RunConfiguration, Target, aml_home, find_project
@@ -120,7 +121,7 @@ def _require_secrets(request: Request, record: Record) -> None:
     given = {**request.environment, **request.secrets}
     missing = [name for name in record.environment_secret if name not in given]
     if missing:
-        options = " ".join(f"-e {name}" for name in missing)
+        options = " ".join(f"-e {quote(name)}" for name in missing)
         raise UsageError(
             f"{record.run_id} was given {', '.join(missing)}, whose values are kept nowhere",
             code="secret.needed",
@@ -186,7 +187,8 @@ def _at_its_target(
         raise TargetUnavailable(
             f"the interpreter of {record.run_id}, {python}, is not there any more",
             code="target.python_missing",
-            hint=f"Run it with the one that the target has now: aml rerun {record.run_id} -t {record.target}",
+            hint="Run it with the one that the target has now:"
+            f" aml rerun {record.run_id} -t {quote(record.target)}",
         )
     environment = _variables(asked)
     configuration = RunConfiguration(

@@ -124,8 +124,11 @@ def _queued(directory: RunDirectory, record: Record) -> Record | None:
 
 
 def _error(record: Record, code: str, message: str) -> dict[str, str]:
-    names = "".join(f" -e {name}=..." for name in record.environment_secret) if code == _WAITING[0] else ""
-    hint = f"aml resume {record.run_id}{names}"
+    hint = f"aml resume {record.run_id}"
+    if code == _WAITING[0]:
+        from shlex import quote
+
+        hint += "".join(f" -e {quote(name)}=..." for name in record.environment_secret)
     if message == _LOCKED_OUT[1]:
         from aml_jupyter import credentials
 

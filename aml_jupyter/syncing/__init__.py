@@ -510,20 +510,21 @@ def check(home: str) -> list[runs.Finding]:
     findings: list[runs.Finding] = []
     for directory in runs.all_directories(home):
         try:
-            findings += check_run(directory)
+            findings += _check_run(directory)
         except HistoryError:  # a damaged record: the check of this computer tells
             continue
     return findings
 
 
-def check_run(directory: RunDirectory) -> list[runs.Finding]:
-    """`check` of one run."""
+def _check_run(directory: RunDirectory) -> list[runs.Finding]:
     place = place_of(directory)
     manifest = artifacts.read_manifest(directory) if place else None
     if place is None:
         return []
     store = origin(place)
     there = {one.key: one for one in store.list(place.prefix)}
+    if not there:
+        return [_gone(directory, place)]
     files = [item for item in (manifest.files if manifest else ()) if item.state == "stored"]
     expected = {key_of(place.prefix, item.path): (item.path, item.size, item.sha256) for item in files}
     for name, facts in place.details.items():
@@ -546,6 +547,15 @@ def _hash(store: ArtifactStore, key: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
+def _gone(directory: RunDirectory, place: Place) -> runs.Finding:
+    """All of a run is missing: a run of somebody else was mostly removed by them."""
+    found = _finding(directory, place, "store.gone", "all of it", "is missing in the store")
+    if not place.pulled:
+        return found
+    what = "Whoever made it may have removed it. What was fetched stays here"
+    return found.replace(hint=f"{what}; aml rm {directory.run_id} --now removes that.")
+
+
 def _finding(directory: RunDirectory, place: Place, code: str, name: str, what: str) -> runs.Finding:
     return runs.Finding(
         code=code,
@@ -560,7 +570,6 @@ __all__ = [
     "Problem",
     "Synced",
     "check",
-    "check_run",
     "complete",
     "complete_quietly",
     "fetch",
