@@ -72,7 +72,8 @@ def run(
     here = os.open(job, os.O_RDONLY)
     endpoint.bind(f"/proc/self/fd/{here}/events.sock")
     os.close(here)
-    values = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_", "PYTHON", "MPL"))}
+    unwanted = ("PYTEST", "COV_", "PYTHON", "MPL", "VIRTUAL_ENV")
+    values = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
     values.update(
         PYTHONPATH=str(job / "runtime" / "site"),
         AML_JOB=str(job),

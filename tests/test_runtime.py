@@ -169,6 +169,29 @@ def test_what_the_request_sets_wins_but_the_shims_stay_first(tmp_path: Path) -> 
     assert job.log.decode().split() == ["Agg", f"{job.job}/runtime/site:/mine"]
 
 
+@pytest.mark.parametrize(
+    ("activated", "asked", "seen"),
+    [
+        (
+            os.path.dirname(os.path.dirname(sys.executable)),
+            {},
+            os.path.dirname(os.path.dirname(sys.executable)),
+        ),
+        ("/another", {}, "None"),
+        (os.path.dirname(sys.executable)[:-1], {}, "None"),
+        ("/another", {"VIRTUAL_ENV": "/asked"}, "/asked"),
+    ],
+    ids=["its own", "another", "a name that begins alike", "asked for"],
+)
+def test_the_environment_that_the_submitter_activated_is_left_to_its_own_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, activated: str, asked: dict[str, str], seen: str
+) -> None:
+    monkeypatch.setenv("VIRTUAL_ENV", activated)
+    job = RuntimeJob(tmp_path, "import os; print(os.environ.get('VIRTUAL_ENV'))", environment=asked)
+    job.run()
+    assert job.log.decode().strip() == seen
+
+
 def test_signals_are_as_in_a_fresh_process_and_input_is_empty(tmp_path: Path, python: str) -> None:
     script = """
 import os, signal, sys

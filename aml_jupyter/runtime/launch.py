@@ -374,6 +374,11 @@ def _environment(started: Started) -> "dict[bytes, bytes]":
         for name, value in (started.request.get("environment") or {}).items()
     }
     values = {k: v for k, v in _inherited().items() if not k.startswith(KERNEL_LEFTOVERS)}
+    program = started.request["command"][0].encode("utf-8", "surrogateescape")
+    activated = values.get(b"VIRTUAL_ENV", b"")
+    if program.startswith(b"/") and not program.startswith(activated.rstrip(b"/") + b"/"):
+        # IPython would import from the one that the submitter had activated, beside the interpreter's own
+        values.pop(b"VIRTUAL_ENV", None)
     values[b"MPLBACKEND"] = b"module://aml_run.figures"
     cwd = started.request["cwd"].encode("utf-8", "surrogateescape")
     values[b"AZUREML_OUTPUT_DIRECTORY"] = cwd + b"/outputs"
