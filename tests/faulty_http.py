@@ -4,7 +4,7 @@
         proxy.spoil("reset", r"PUT .*comp=block&", times=2)
 
 What a fault does:
-    status    answers with `status` and the store's `code`, and the server never hears of it
+    status    answers with `status`, `code` and what the store has `said`; the server never hears of it
     lost      cuts the connection before the server hears of it
     unheard   cuts the connection after the server has done it
     truncate  sends half of the answer's body, then cuts
@@ -38,6 +38,7 @@ class Fault:
         *,
         status: int,
         code: str,
+        said: str,
         headers: dict[str, str],
         seconds: float,
         after: int,
@@ -47,6 +48,7 @@ class Fault:
         self.left = times
         self.status = status
         self.code = code
+        self.said = said
         self.headers = headers
         self.seconds = seconds
         self.after = after
@@ -111,6 +113,7 @@ class FaultyHTTP:
         *,
         status: int = 503,
         code: str = "ServerBusy",
+        said: str = "No.",
         headers: dict[str, str] | None = None,
         seconds: float = 0.0,
         after: int = 0,
@@ -122,6 +125,7 @@ class FaultyHTTP:
             times,
             status=status,
             code=code,
+            said=said,
             headers=headers or {},
             seconds=seconds,
             after=after,
@@ -250,7 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
         raise AssertionError
 
     def _refuse(self, fault: Fault) -> None:
-        body = f'<?xml version="1.0"?><Error><Code>{fault.code}</Code><Message>No.</Message></Error>'.encode()
+        error = f"<Error><Code>{fault.code}</Code><Message>{fault.said}</Message></Error>"
+        body = f'<?xml version="1.0"?>{error}'.encode()
         headers = [("Content-Type", "application/xml"), ("x-ms-error-code", fault.code)]
         headers += fault.headers.items()
         self._answer(fault.status, headers, body, None)

@@ -221,6 +221,22 @@ def test_A8_a_store_that_stays_busy_is_given_up_with_its_files_named(
     assert "aml push" in words
 
 
+def test_a_store_that_refuses_is_heard_without_addresses(
+    through: BlobStore, proxy: FaultyHTTP, files: Files
+) -> None:
+    said = "Version 9 is not supported, see http://a/b?sig=SECRET.\nRequestId:1"
+    fault = proxy.spoil("status", "^PUT", status=400, code="InvalidHeaderValue", said=said)
+    fd, _ = files.make(10)
+    with pytest.raises(ArtifactError) as caught:
+        through.put(KEY, fd)
+    code, words = refusal(caught)
+    assert code == "store.unavailable"
+    assert "400 InvalidHeaderValue: Version 9 is not supported, see ..." in words
+    assert "SECRET" not in words
+    assert "RequestId" not in words
+    assert fault.count == 1
+
+
 def test_A8_a_store_that_is_away_ends_the_transfer_of_all_that_are_left(
     azurite: Azurite, proxy: FaultyHTTP, container: str, files: Files
 ) -> None:

@@ -94,7 +94,7 @@ def understand(error: AzureError, key: str, account: Account) -> Fault:
         return Fault(error=_unreachable(error), passing=True)
     if isinstance(error, HttpResponseError) and error.response is not None:
         headers: Mapping[str, str] = getattr(error.response, "headers", {})
-        return _answered(error.status_code or 0, code_of(error), headers, key, account)
+        return _answered(error.status_code or 0, code_of(error), headers, key, account, _said(error))
     if type(error).__name__ == "AzureSigningError":  # which the SDK does not export
         words = "the key of the storage account is malformed: it is base64, as the portal shows it"
         return Fault(error=ArtifactError(words, code="store.credentials", hint=_PUSH), renewable=True)
@@ -104,7 +104,9 @@ def understand(error: AzureError, key: str, account: Account) -> Fault:
     return Fault(error=_unreachable(error), passing=True)
 
 
-def _answered(status: int, code: str, headers: Mapping[str, str], key: str, account: Account) -> Fault:
+def _answered(
+    status: int, code: str, headers: Mapping[str, str], key: str, account: Account, said: str
+) -> Fault:
     """What an answer means that is no success."""
     if status in (401, 403):
         return _forbidden(status, code, headers, account)
@@ -115,7 +117,7 @@ def _answered(status: int, code: str, headers: Mapping[str, str], key: str, acco
         return Fault(error=_known(code if code in _CODES else "BlobNotFound", key, account))
     passing = status in _PASSING
     what = "is busy or out of order" if passing else f"refuses {key}"
-    words = f"Azure Blob storage {what}: {status} {code}".rstrip()
+    words = f"Azure Blob storage {what}: {status} {code}{said and ': '}{said}".rstrip()
     return Fault(
         error=ArtifactError(words, code="store.unavailable", hint=_PUSH),
         passing=passing,
@@ -187,10 +189,19 @@ def _words(error: AzureError) -> str:
             break
         cause = inner
     words = getattr(cause, "strerror", None) or str(cause)
+    return f"{type(cause).__name__}: {_without_addresses(str(words))[:160]}".rstrip(": ")
+
+
+def _said(error: AzureError) -> str:
+    """The store's own sentence, without the numbers of the request below it."""
+    first = next(iter(str(getattr(error, "message", "")).strip().splitlines()), "")
+    return _without_addresses(first)[:300]
+
+
+def _without_addresses(words: str) -> str:
     import re
 
-    words = re.sub(r"\S*(?:://|sig=|\?)\S*", "...", " ".join(str(words).split()))
-    return f"{type(cause).__name__}: {words[:160]}".rstrip(": ")
+    return re.sub(r"\S*(?:://|sig=|\?)\S*", "...", " ".join(words.split()))
 
 
 def _skew(headers: Mapping[str, str]) -> ArtifactError | None:
