@@ -138,8 +138,8 @@ def do_sync(options: Namespace, screen: Screen) -> int:
         screen.json({**found.as_dict(), "problems": [one.as_dict() for one in found.problems]})
     else:
         screen.write(
-            f"{len(found.pulled)} new runs, {len(found.updated)} changed, {found.known} known"
-            f" from {found.store}\n"
+            f"runs of {found.store}: {len(found.pulled)} new, {len(found.updated)} changed,"
+            f" {found.known} known\n"
         )
         if not options.all_projects and not found.pulled and not found.known:
             name = project_of(options).name
