@@ -93,6 +93,7 @@ def problem_of_request(document: object) -> str:
         "timeout": lambda value: _is_amount(value) and value <= _LONGEST,
         "cell": lambda value: isinstance(value, bool),
         "environment": _is_variables,
+        "secrets": _is_words,
         "target": _is_settings,
         "resources": _is_settings,
         "dependencies": _is_settings,

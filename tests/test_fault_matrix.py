@@ -149,10 +149,7 @@ ROWS = {
     "X6": "a hostile project",
 }
 # rows without a test: what they wait for, and where the test will live
-WAITING = {
-    "G8": "nothing masks what a script prints: an option of the runtime has to be built first"
-    " (tests/test_runtime.py)",
-}
+WAITING: dict[str, str] = {}
 # rows whose tests show a part: what else there is to show, and what it waits for
 PARTLY = {
     "C8": "a real run on a cluster, which waits for its executor (tests/executors/test_cluster.py)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aml_jupyter import rerunning, runs
 from aml_jupyter.commands import add_json, parse_pair, parse_seconds
 from aml_jupyter.commands.submit import params_of, parse_tolerance
-from aml_jupyter.commands.variables import add_variable_options, environment_of
+from aml_jupyter.commands.variables import add_variable_options, environment_of, secrets_of
 from aml_jupyter.commands.watch import find_run, follow_to_end, tell_warnings
 
 TYPE_CHECKING = False
@@ -55,6 +55,7 @@ def rerun_request(options: Namespace) -> Request:
         arguments=tuple(options.after),
         params=params_of(options),
         environment=environment_of(options),
+        secrets=secrets_of(options),
         timeout=options.timeout,
         name=options.name,
         tags=tuple(options.tag),

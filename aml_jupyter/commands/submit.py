@@ -12,7 +12,7 @@ from aml_jupyter.commands.resources import (
     parse_size,
     resources_of,
 )
-from aml_jupyter.commands.variables import add_variable_options, environment_of
+from aml_jupyter.commands.variables import add_variable_options, environment_of, secrets_of
 from aml_jupyter.errors import UsageError
 
 TYPE_CHECKING = False
@@ -159,6 +159,7 @@ def request_of(options: Namespace, **more: Any) -> Request:
         compute=options.compute,
         params=params_of(options),
         environment=environment_of(options),
+        secrets=secrets_of(options),
         timeout=options.timeout,
         name=options.name,
         tags=tuple(options.tag),

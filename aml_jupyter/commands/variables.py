@@ -19,23 +19,30 @@ def add_variable_options(parser: ArgumentParser) -> None:
         help="an environment variable; without a value, this one's own; written nowhere")  # fmt: skip
     add("--env-file", action="append", default=[], metavar="FILE", help="variables, NAME=VALUE a line")
     add("--secret", action="append", default=[], metavar="NAME",
-        help="a variable that is set here, or kept in the keyring by aml secret set NAME")  # fmt: skip
+        help="a variable set here or kept by aml secret set NAME; printed, it becomes ***")  # fmt: skip
 
 
 def environment_of(options: Namespace) -> dict[str, str]:
-    """Variables of `--env-file`, `--secret` and `-e`, the latter winning.  Raises UsageError."""
+    """Variables of `--env-file` and `-e`, the latter winning.  Raises UsageError."""
     from aml_jupyter.validation import check_environment
 
     found: dict[str, str] = {}
     for path in options.env_file:
         found.update(_read_env_file(path))
-    for name in options.secret:
-        found[name] = _secret(name)
     for text in options.env:
         name, equals, value = text.partition("=")
         if not equals and name not in os.environ:
             raise UsageError(f"-e {name}: there is no such variable here", hint=f"-e {name}=VALUE sets one.")
         found[name] = value if equals else os.environ[name]
+    check_environment(found)
+    return found
+
+
+def secrets_of(options: Namespace) -> dict[str, str]:
+    """Variables of `--secret`.  Raises UsageError `secret.unknown`."""
+    from aml_jupyter.validation import check_environment
+
+    found = {name: _secret(name) for name in options.secret}
     check_environment(found)
     return found
 

@@ -361,9 +361,9 @@ def arguments_resume(parser: ArgumentParser) -> None:
 
 def do_resume(options: Namespace, screen: Screen) -> int:
     """Give runs without a supervisor a new one."""
-    from aml_jupyter.commands.variables import environment_of
+    from aml_jupyter.commands.variables import environment_of, secrets_of
 
-    secrets = environment_of(options)
+    secrets = {**environment_of(options), **secrets_of(options)}
     found = [find_run(reference) for reference in options.runs] or runs.unfinished(aml_home())
     resumed = {one.run_id: experiment.resume(one, secrets) for one in found}
     if options.json:

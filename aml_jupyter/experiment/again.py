@@ -137,8 +137,12 @@ def _as_it_was(request: Request, source: RunDirectory, record: Record, asked: Ma
     given = {
         str(one["name"]): given_reference(one) for one in lineage.made_from(record) if not one.get("link")
     }
+    hidden = {
+        name: text for name, text in request.environment.items() if name in (asked.get("secrets") or ())
+    }
     return request.replace(
         rerun_of=record.run_id,
+        secrets={**hidden, **request.secrets},
         target=record.run_configuration or record.target,
         cell=cell,
         script=None if cell is not None else record.script_name,

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 class Request(Value):
     """What a person asked for.
 
-    `cell` is the cell's bytes, or None for a script; `secrets` are variables that are written nowhere;
-    `timeout` in seconds; `warnings` are what the front door has to remark already; `resources` are what the
-    run may use of its target (`cpus`, `memory`, `gpus`, `image`, ...).
+    `cell` is the cell's bytes, or None for a script; `environment` are variables whose values are written
+    nowhere, `secrets` such that are taken out of what the run prints as well; `timeout` in seconds;
+    `warnings` are what the front door has to remark already; `resources` are what the run may use of its
+    target (`cpus`, `memory`, `gpus`, `image`, ...).
     `given` are files of earlier runs by name (`RUN:PATH`, `asset:NAME`); `rerun_of` is a run that is
     repeated: what it was asked for counts, but for what is named here.  A `hidden` run is in no list.
     With `needed` the record holds what other runs are told from it by.

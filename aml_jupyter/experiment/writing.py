@@ -158,6 +158,7 @@ def _write_job(planned: Plan, directory: RunDirectory, snapshot: Snapshot, home:
             "command": list(command),
             "cwd": os.path.normpath(os.path.join(work, request.workdir or ".")),
             "environment": environment,
+            "secrets": sorted(request.secrets),
             "timeout": request.timeout,
             "grace": 10.0,
             "log_limit": 1 << 30,

@@ -57,6 +57,13 @@ class Follower:
         self.journal = events.Journal(self.run_id, self.clock)
         self.log = pump.Log(int(_number(request.get("log_limit"), LOG_LIMIT)), self.journal)
         self.journal.log = self.log
+        if started.secrets:
+            import masking
+
+            self.log.mask = masking.Mask(started.secrets.values())
+            for name in masking.too_short(started.secrets):
+                text = "%s is too short a secret to be told from other text: the log shows it" % name
+                self.journal.warn("secret.short", text)
         self.streams = streams.Streams(started, self.log, self.journal, LINUX)
         self.streams.take = messages.Messages(self.journal, self.log, started, self.streams.read_pipes).take
         if started.tracking is not None:

@@ -33,6 +33,11 @@ ENOENT, ENOTDIR = 2, 20
 SOCKET_NAME = "events.sock"
 TRACKING_VARIABLES = (b"MLFLOW_TRACKING_URI", b"MLFLOW_TRACKING_TOKEN", b"MLFLOW_RUN_ID", b"AML_MLFLOW")
 PROXIES = (b"http_proxy", b"HTTP_PROXY", b"all_proxy", b"ALL_PROXY")
+# what opens the stores and servers of this package, wherever a run inherits it
+SECRETS = (
+    *(b"AZURE_STORAGE_CONNECTION_STRING", b"AZURE_STORAGE_KEY", b"AZURE_STORAGE_SAS_TOKEN"),
+    *(b"AZURE_CLIENT_SECRET", b"AWS_SECRET_ACCESS_KEY", b"AWS_SESSION_TOKEN", b"MLFLOW_TRACKING_PASSWORD"),
+)
 # what a notebook kernel leaves in its environment and a run must not act upon
 KERNEL_LEFTOVERS = (b"JPY_", b"IPY_", b"PYDEVD_")
 
@@ -73,6 +78,7 @@ class Started:
         self.reaper = False
         self.tracking: "Socket | None" = None  # where MLflow clients of the run knock
         self.variables: "dict[bytes, bytes]" = {}  # the environment of the user's process
+        self.secrets: "dict[bytes, bytes]" = {}  # variables whose values are not to be printed
 
 
 def run(job: str) -> None:
@@ -179,6 +185,9 @@ def _check_request(request: object) -> None:
     environment = request.get("environment") or {}
     if not isinstance(environment, dict) or not all(isinstance(one, str) for one in environment.values()):
         raise ValueError("environment is not a table of texts")
+    secrets = request.get("secrets") or []
+    if not isinstance(secrets, list) or not all(isinstance(one, str) for one in secrets):
+        raise ValueError("secrets is not a list of names")
 
 
 def _claim(run_id: str, clock: Clock) -> bool:
@@ -233,6 +242,9 @@ def _prepare_and_spawn(started: Started) -> None:
     request = started.request
     environment = _environment(started)
     _open_tracking(started, environment)
+    secret = {name.encode("utf-8", "surrogateescape") for name in request.get("secrets") or ()}
+    secret.update(SECRETS if started.tracking else (*SECRETS, b"MLFLOW_TRACKING_TOKEN"))
+    started.secrets = {name: value for name, value in environment.items() if name in secret}
     cwd = request["cwd"].encode("utf-8", "surrogateescape")
     try:
         posix.mkdir(cwd + b"/outputs", 0o777)

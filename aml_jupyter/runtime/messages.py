@@ -76,6 +76,8 @@ class Messages:
 
     def _take_json(self, data: bytes) -> None:
         message = _parse(data)
+        if self.log.mask is not None:
+            message = self.log.mask.within(message)
         kind = message.pop("type")
         _check(kind, message)
         at = self.log.offset

@@ -9,6 +9,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from events import Journal
+    from masking import Mask
 
 TAIL = 1 << 20  # of what comes after the limit, kept in memory and appended at the end
 RETRY = 1.0  # seconds before a full disk is tried again
@@ -38,6 +39,7 @@ class Log:
         self.head = b""  # what the file begins with, unless somebody else shortened it
         self.put_back = 0  # how often the file was put back in its place
         self.stretches = Stretches(journal)
+        self.mask: "Mask | None" = None  # where the run has secrets
         self.fd = -1
         self._open()
 
@@ -48,7 +50,10 @@ class Log:
             self._fail(error)
 
     def write(self, data: "bytes | memoryview", is_error: bool) -> None:
-        """Append bytes of stdout or, with `is_error`, stderr; counts what cannot be written."""
+        """Append bytes of stdout or, with `is_error`, stderr, without secrets; counts what is not written."""
+        self._write(data if self.mask is None else self.mask.take(data, is_error), is_error)
+
+    def _write(self, data: "bytes | memoryview", is_error: bool) -> None:
         if self.capped:
             self._keep_tail(data)
             return
@@ -135,9 +140,15 @@ class Log:
 
     def check(self) -> None:
         """Try a full disk again; see to a log that the job itself shortened, removed or replaced."""
+        self._write_held(last=False)
         if self.lost:
             self._recovered()
         self._look_after(last=False)
+
+    def _write_held(self, last: bool) -> None:
+        if self.mask is not None:
+            for is_error, data in self.mask.rest(last):
+                self._write(data, is_error)
 
     def _look_after(self, last: bool) -> None:
         if self.fd < 0:
@@ -207,6 +218,7 @@ class Log:
 
     def finish(self) -> None:
         """Append the marker and the tail that the limit left out, or the marker of bytes lost at the end."""
+        self._write_held(last=True)
         self.stretches.turn(False, self.offset)
         if self.lost:
             self._recovered(last=True)

@@ -1,0 +1,91 @@
+"""Secrets of a run that its program prints: taken out before anything of it is written."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+MARK = "***"
+# bytes of a secret, and of a line of one: shorter ones would take the log apart
+SHORTEST, SHORTEST_LINE = 4, 8
+# parts of a connection string that are secret without the rest of it
+KEYS = (b"accountkey=", b"sharedaccesssignature=")
+# of a message: what other words of it refer to
+STRUCTURE = ("type", "file", "encoding", "$data")
+
+
+class Mask:
+    """Replaces values in what two streams carry and in messages; where none is found nothing changes."""
+
+    def __init__(self, values: "Iterable[bytes]") -> None:
+        self.words = sorted({word for value in values for word in _words(value)}, key=len, reverse=True)
+        self.texts = [word.decode("utf-8", "replace") for word in self.words]
+        # what may be the beginning of a secret, and whether it was there at the last look
+        self.held = {False: b"", True: b""}
+        self.old = {False: b"", True: b""}
+
+    def take(self, data: "bytes | memoryview", is_error: bool) -> bytes:
+        """What may be written now; the beginning of a secret waits for what comes after it."""
+        text = self.held[is_error] + data
+        for word in self.words:
+            text = text.replace(word, MARK.encode("ascii"))
+        end = self._beginning(text)
+        self.held[is_error] = text[end:]
+        return text[:end]
+
+    def _beginning(self, text: bytes) -> int:
+        """Where a secret begins that goes on behind the text; the text's length where none does."""
+        end = len(text)
+        for word in self.words:
+            at = text.find(word[:1], max(0, len(text) - len(word) + 1))
+            while 0 <= at < end and not word.startswith(text[at:]):
+                at = text.find(word[:1], at + 1)
+            if 0 <= at < end:
+                end = at
+        return end
+
+    def rest(self, last: bool = False) -> "Iterator[tuple[bool, bytes]]":
+        """What was held back since the look before this one, or with `last` all: no secret after all."""
+        for is_error, held in list(self.held.items()):
+            if held and (last or held is self.old[is_error]):
+                self.held[is_error] = b""
+                yield is_error, held
+        self.old = dict(self.held)
+
+    def within(self, value: "Any", depth: int = 0) -> "Any":
+        """The same message without secrets in its texts."""
+        if isinstance(value, str):
+            for text in self.texts:
+                value = value.replace(text, MARK)
+            return value
+        if isinstance(value, list):
+            return [self.within(one, depth + 1) for one in value]
+        if isinstance(value, dict):
+            # names of fields, of MIME types and of columns stay what others look for
+            return {
+                name if depth < 2 else self.within(name): one
+                if name in STRUCTURE
+                else self.within(one, depth + 1)
+                for name, one in value.items()
+            }
+        return value
+
+
+def too_short(secrets: "Mapping[bytes, bytes]") -> "list[str]":
+    """The names of secrets that are not recognised."""
+    found = [name for name, value in secrets.items() if 0 < len(value) < SHORTEST]
+    return [name.decode("utf-8", "replace") for name in sorted(found)]
+
+
+def _words(value: bytes) -> "Iterator[bytes]":
+    """The texts by which a secret is recognised: the whole, its lines, the keys of a connection string."""
+    if len(value) >= SHORTEST:
+        yield value
+    lines = [line.strip() for line in value.splitlines()]
+    for line in lines if len(lines) > 1 else []:
+        if len(line) >= SHORTEST_LINE:
+            yield line
+    for part in value.split(b";"):
+        name, equals, key = part.strip().partition(b"=")
+        if name.lower() + equals in KEYS and len(key) >= SHORTEST_LINE:
+            yield key
