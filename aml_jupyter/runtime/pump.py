@@ -51,7 +51,10 @@ class Log:
 
     def write(self, data: "bytes | memoryview", is_error: bool) -> None:
         """Append bytes of stdout or, with `is_error`, stderr, without secrets; counts what is not written."""
-        self._write(data if self.mask is None else self.mask.take(data, is_error), is_error)
+        if self.mask is not None:
+            data = self.mask.take(data, is_error)
+        if data:
+            self._write(data, is_error)
 
     def _write(self, data: "bytes | memoryview", is_error: bool) -> None:
         if self.capped:
