@@ -250,6 +250,24 @@ def test_the_next_sitecustomize_runs_too(tmp_path: Path, version: str) -> None:
     assert outcome.out.split() == ["sitecustomize", f"{other}/sitecustomize.py", f"{other}/sitecustomize.py"]
 
 
+def test_a_program_may_fork_often_between_two_prints(tmp_path: Path) -> None:
+    source = """
+import os, sys
+print("before")
+for i in range(1100):  # more than calls may be nested
+    pid = os.fork()
+    if pid == 0: os._exit(0)
+    os.waitpid(pid, 0)
+pid = os.fork()
+if pid == 0: print("child"); sys.exit()
+os.waitpid(pid, 0)
+print("after")
+"""
+    outcome = run_script(tmp_path, sys.executable, source)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out == "before\nchild\nafter\n"
+
+
 def test_warnings_of_forking_with_threads_stay_those_of_the_program(tmp_path: Path) -> None:
     source = """
 import os, time

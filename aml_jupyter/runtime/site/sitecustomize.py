@@ -104,7 +104,8 @@ class _Flusher:
         for _, let_go in around_forks:
             let_go()
         for stream in (sys.__stdout__, sys.stdout):
-            if isinstance(stream, _TextStream):
+            # one is enough however many forks come before the next print
+            if isinstance(stream, _TextStream) and not hasattr(stream.write, "starts_flusher"):
                 stream.write = self._starter(stream)  # type: ignore[method-assign]  # of this one stream
 
     def _starter(self, stream):
@@ -119,6 +120,7 @@ class _Flusher:
                 self.start()
             return stream.write(text)
 
+        write.starts_flusher = True  # type: ignore[attr-defined]  # which tells it from other writers
         return write
 
     def install(self):
