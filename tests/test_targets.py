@@ -307,7 +307,6 @@ def test_a_run_of_this_history_is_known_by_the_verb(project: Path, maker: Maker)
     (project / "script.py").write_text("print(1)")
     run = data("run", "local", "script.py")["run_id"]
     made = maker.container("run", owner=0, run=run)
-    a_second_later()
     (one,) = data("targets", "sweep")
     assert (one["id"], one["why"]) == (made, f"its run {run} has ended")
 
@@ -316,6 +315,10 @@ def test_what_was_made_while_runs_were_read_stays(maker: Maker) -> None:
     made = maker.container("build", owner=0)
     engine = OurEngine(maker.engine.socket)
     assert leftovers.sweep(engine, live=(), ended=(), began=time.time() - 5) == []
+    # a run that has ended makes no more
+    of_ended = maker.container("run", owner=0, run="iris_1")
+    (gone,) = leftovers.sweep(engine, live=(), ended=("iris_1",), began=time.time() - 5)
+    assert (gone.id, gone.removed) == (of_ended, True)
     assert swept(maker) == {made}
 
 

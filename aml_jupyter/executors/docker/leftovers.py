@@ -125,8 +125,11 @@ class Needed(Value):
 def _containers(inventory: Inventory, needed: Needed) -> Iterator[Leftover]:
     for one in inventory.made_containers():
         labels = one["Labels"]
-        # a process that lives sees to what it made; an engine tells whole seconds
-        if owner(labels) == "alive" or one["Created"] + 1 > needed.began:
+        # a process that lives sees to what it made
+        if owner(labels) == "alive":
+            continue
+        # its run may have been made after runs were looked at; an engine tells whole seconds
+        if one["Created"] + 1 > needed.began and labels.get("aml.run") not in needed.ended:
             continue
         if labels.get("aml.role") == "run":
             why, kept = _why_run(one, labels, needed)
