@@ -71,7 +71,9 @@ class RuntimeJob:
             str(self.job / "runtime" / "main.py"),
             str(self.job),
         ]
-        self.process = subprocess.Popen(command, **options)
+        # what most people have not set, and what changes how output is passed on
+        usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        self.process = subprocess.Popen(command, **{"env": usual, **options})
         return self.process
 
     def run(self, timeout: float = 60, **options: Any) -> dict[str, Any]:
