@@ -11,6 +11,7 @@ from collections import deque
 
 from aml_jupyter import plainjson, processes, runs
 from aml_jupyter.confined import open_regular
+from aml_jupyter.controllog import read_lines
 from aml_jupyter.errors import ConfinedError
 from aml_jupyter.frozen import Value
 from aml_jupyter.job import TERMINAL
@@ -152,11 +153,17 @@ class Follower:
                 yield Text(stream=name, text=text)
 
     def _read_progress(self) -> Iterator[Output]:
-        data = _read_at(self.directory.control_log, self._control_position, BLOCK)
-        whole = data[: data.rfind(b"\n") + 1]
-        self._control_position += len(whole)
-        for line in whole.decode(errors="replace").splitlines():
-            yield Progress(text=line)
+        fd = open_job_file(self.directory.control_log)
+        if fd is None:
+            return
+        with os.fdopen(fd, "rb"):  # one file to the end of these lines, whatever takes its place meanwhile
+            while True:
+                lines, position = read_lines(fd, self._control_position, BLOCK)
+                if position == self._control_position:
+                    return
+                self._control_position = position
+                for line in lines:
+                    yield Progress(text=line)
 
     def _read_status(self) -> Iterator[Output]:
         path = self.directory.status_jsonl

@@ -25,6 +25,7 @@ import fcntl
 
 from aml_jupyter import endings, plainjson, processes, runs
 from aml_jupyter.confined import read_bounded
+from aml_jupyter.controllog import ControlLog
 from aml_jupyter.errors import AmlError, ConfinedError, TargetUnavailable
 from aml_jupyter.executors import executor_for, load
 from aml_jupyter.job import TERMINAL, Exit, Gone, Job, Unreachable
@@ -161,6 +162,7 @@ class _Supervision:
         self.directory = directory
         self.record = record
         self.secrets = secrets
+        self._log = ControlLog(directory.control_log).add
         self.phases: dict[str, float] = dict(record.phases)
         self.cancel_sent: str | None = None
         self.cancel_seen: str | None = None
@@ -542,19 +544,6 @@ class _Supervision:
     def _state(self, status: str, reason: str = "") -> None:
         runs.append_status(self.directory, status, reason)
         self.told = status
-
-    def _log(self, text: str) -> None:
-        """Add to control.log; a disk that is full must not cost more than the line."""
-        try:
-            fd = os.open(self.directory.control_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        except OSError:
-            return
-        try:
-            os.write(fd, text.rstrip().encode(errors="backslashreplace") + b"\n")
-        except OSError:
-            return
-        finally:
-            os.close(fd)
 
 
 def _load(path: str) -> Any:

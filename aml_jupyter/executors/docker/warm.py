@@ -16,6 +16,7 @@ import time
 from aml_jupyter import installation, plainjson, processes, working_copy
 from aml_jupyter.config import aml_home
 from aml_jupyter.confined import MissingFile, exchange, make_root, read_bounded, remove_tree, write_atomic
+from aml_jupyter.controllog import ControlLog
 from aml_jupyter.demands import WORK_IN_CONTAINER
 from aml_jupyter.errors import AmlError, ConfigError, ConfinedError, TargetUnavailable
 from aml_jupyter.executors.docker import containers
@@ -507,11 +508,7 @@ def _give_up(job: Job, why: str) -> None:
 
 
 def _note(job: Job, text: str) -> None:
-    fd = os.open(job.directory + "/control.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        os.write(fd, text.encode() + b"\n")
-    finally:
-        os.close(fd)
+    ControlLog(job.directory + "/control.log").add(text)
 
 
 def discard(job_folder: str) -> None:
