@@ -41,9 +41,10 @@ class Index:
         """The address of the index, with the password."""
         return self.address() + "/simple"
 
-    def add(self, name: str, version: str = "1.0") -> Package:
-        """Put a wheel with one module into the index; it as part of a lock."""
-        file, content = wheel(name, version, text=f"version = {version!r}\nmark = {self.mark!r}\n")
+    def add(self, name: str, version: str = "1.0", **more: str) -> Package:
+        """Put a wheel with one module (and `more` files by name) into the index; it as part of a lock."""
+        text = f"version = {version!r}\nmark = {self.mark!r}\n"
+        file, content = wheel(name, version, text=text, more=more)
         self.files[file] = content
         url, digest = f"{self.address(login=False)}/files/{file}", hashlib.sha256(content).hexdigest()
         return Package(

@@ -8,7 +8,7 @@ import http.server
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -18,9 +18,14 @@ USER, PASSWORD = "ann", "pl4nted-word"
 
 
 def wheel(
-    name: str, version: str, requires: Sequence[str] = (), tag: str = "py3-none-any", text: str = ""
+    name: str,
+    version: str,
+    requires: Sequence[str] = (),
+    tag: str = "py3-none-any",
+    text: str = "",
+    more: Mapping[str, str] | None = None,
 ) -> tuple[str, bytes]:
-    """File name and content of a wheel with one module."""
+    """File name and content of a wheel with one module, and `more` files beside it."""
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     metadata += "".join(f"Requires-Dist: {one}\n" for one in requires)
     info = f"{name}-{version}.dist-info"
@@ -28,6 +33,7 @@ def wheel(
         f"{name}/__init__.py": text or f"version = {version!r}\n",
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
+        **(more or {}),
     }
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in files) + f"{info}/RECORD,,\n"
     made = BytesIO()

@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from aml_jupyter import controllog
+from aml_jupyter.controllog import ControlLog
 from aml_jupyter.environment import pip_packages, solving
 from aml_jupyter.environment.lock import Lock, Package
 from aml_jupyter.errors import EnvironmentFailed, TargetUnavailable
@@ -468,6 +470,23 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(engine: Engine, base: st
     wait_until(lambda: not own_containers(engine), "the container is gone")
     assert images.built_environment(engine.socket, base, lock_of(wrong)) is None
     images.environment_image(engine.socket, base, lock_of(package), tell=silent)
+
+
+def test_a_build_that_prints_without_end_is_ended_and_named(
+    engine: Engine, base: str, index: Index, tmp_path: Path
+) -> None:
+    # what every Python of the environment does when it starts
+    package = index.add("alpha", **{"alpha.pth": "import sys; exec(\"while True: print('x' * 1000)\")\n"})
+    log = ControlLog(str(tmp_path / "control.log"))
+    with pytest.raises(EnvironmentFailed) as caught:
+        images.environment_image(engine.socket, base, lock_of(package), tell=log.add)
+    assert caught.value.code == "environment.build_failed"
+    assert "python -B /run/aml-build/finish.py: its output does not end" in caught.value.message
+    kept = (tmp_path / "control.log").read_bytes()
+    assert len(kept) <= controllog.LARGEST
+    assert kept.count(b"bytes are left out here") == 1
+    assert b"Resolved 1 package" in kept[: kept.index(b"xxxx")]
+    wait_until(lambda: not own_containers(engine), "the container is gone")
 
 
 def test_an_interrupted_build_leaves_nothing(engine: Engine, base: str, index: Index) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import socket
@@ -11,6 +12,8 @@ import socketserver
 import struct
 import tarfile
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +22,10 @@ from typing import Any
 import pytest
 
 from aml_jupyter.connection import Answer, Connection
-from aml_jupyter.errors import AmlError, ArtifactError, TargetUnavailable
+from aml_jupyter.errors import AmlError, ArtifactError, EnvironmentFailed, TargetUnavailable
 from aml_jupyter.executors.docker.engine import Engine, EngineRefused
 from aml_jupyter.executors.docker.gathering import gather
+from aml_jupyter.executors.docker.installing import lines_of
 from aml_jupyter.executors.docker.mirroring import Mirror
 from aml_jupyter.executors.docker.sending import Parcel, Sending
 from aml_jupyter.job import Job
@@ -413,3 +417,44 @@ def test_R14_an_engine_that_does_not_speak_its_own_language_is_an_error_of_ours(
         with pytest.raises((TargetUnavailable, EngineRefused)):
             Engine(path).version()
         thread.join(10)
+
+
+@pytest.mark.parametrize("body", [b"", b"4\r\nabcd"])
+def test_R14_an_archive_with_a_line_that_does_not_end_is_given_up(tmp_path: Path, body: bytes) -> None:
+    path = f"{tmp_path}/engine"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(1)
+
+        def serve() -> None:
+            with listener.accept()[0] as line:
+                line.recv(65536)
+                line.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+                # an end all the same, for a reader that would wait for it
+                with_suppressed(lambda: line.sendall(b"1" * (64 << 20)))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        with Engine(path).get_archive("c0ffee", "/work") as blocks, pytest.raises(EngineRefused) as caught:
+            b"".join(blocks)
+        assert "a line that does not end" in caught.value.message
+        thread.join(10)
+        assert time.monotonic() - began < 5
+
+
+def test_R14_what_a_build_prints_is_read_in_lines_whatever_the_blocks() -> None:
+    said = b"one\ntwo\r\nthr\xc3\xa9e\rfour\n\nlast"
+    expected = ["one", "two", "thr\xe9e", "four", "", "last"]
+    assert list(lines_of([said], "pip")) == expected
+    halves = ([said[:at], said[at:]] for at in range(len(said)) if said[at - 1 : at + 1] != b"\r\n")
+    assert all(list(lines_of(parts, "pip")) == expected for parts in halves)
+
+
+@pytest.mark.parametrize("block", [b"x" * 32768, b"\n" * 32768, b"ab\n" * 1000, b"x"])
+def test_R14_a_build_that_prints_without_end_is_ended_in_time(block: bytes) -> None:
+    began = time.monotonic()
+    with pytest.raises(EnvironmentFailed) as caught:
+        deque(lines_of(itertools.repeat(block), "pip install"), maxlen=0)
+    assert caught.value.message.partition(";")[0].endswith("pip install: its output does not end")
+    assert time.monotonic() - began < 20

@@ -417,6 +417,8 @@ class Download:
 
     def _until_line_end(self) -> bytes:
         while b"\r\n" not in self._rest:
+            if len(self._rest) > LARGEST_COMPLAINT:
+                raise EngineRefused("the Docker engine's answer has a line that does not end")
             self._more()
         found, _, self._rest = self._rest.partition(b"\r\n")
         return found

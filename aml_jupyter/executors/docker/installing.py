@@ -21,7 +21,7 @@ from aml_jupyter.printable import safe_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from aml_jupyter.environment.indexes import Settings
@@ -38,6 +38,9 @@ _OLDEST_FOR_UV = (3, 8)
 _KILLED = 128 + 9
 # lines of output that an error repeats
 _LAST_LINES = 20
+# bytes that the output of one command may take in memory, and what a line takes besides its own
+LARGEST_OUTPUT = 64 << 20
+_LINE = 64
 
 # by the environment's own Python: everybody may read it, its modules are compiled (whoever runs in it may not
 # write), and no address in it has credentials
@@ -377,14 +380,17 @@ class Installation:
         if code is None or code == _KILLED:
             raise ended()
         if code != 0:
-            words = os.path.basename(command[0]) + " " + " ".join(command[1:3])
             hint = "Nothing is left of the build; it can be repeated."
-            raise _failed(f"{words.strip()}: exit status {code}", hint, lines)
+            raise _failed(f"{_words(command)}: exit status {code}", hint, lines)
 
     def _exec(
         self, container: str, command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = False
     ) -> tuple[int | None, list[str]]:
-        """Exit status and lines of a command; None when the container did not outlive it."""
+        """Exit status and lines of a command; None when the container did not outlive it.
+
+        Raises EnvironmentFailed `environment.build_failed` for one that says more than can be kept: it may
+        never end, and goes with the container.
+        """
         try:
             made = self.client.exec_create(
                 container, list(command), environment=dict(environ), user=self.user, workdir="/"
@@ -392,7 +398,8 @@ class Installation:
             lines = []
             connected = self.client.exec_start(made["Id"], socket=True)
             try:
-                for line in _lines(data for _, data in sdk.frames(connected)):
+                blocks = (data for _, data in sdk.frames(connected))
+                for line in lines_of(blocks, _words(command)):
                     text = indexes.hidden(self.settings, safe_text(line, colour=False))
                     lines.append(text)
                     if not quiet and text.strip():
@@ -409,14 +416,29 @@ class Installation:
             return None, [sdk.explanation(error)]
 
 
-def _lines(blocks: Iterator[bytes]) -> Iterator[str]:
-    rest = b""
+def _words(command: Sequence[str]) -> str:
+    """A command for people."""
+    return " ".join([os.path.basename(command[0]), *command[1:3]]).strip()
+
+
+def lines_of(blocks: Iterable[bytes], what: str) -> Iterator[str]:
+    """The lines in what a command says, to `LARGEST_OUTPUT`; `what` names it.  Raises EnvironmentFailed."""
+    parts: list[bytes] = []
+    taken = 0
     for block in blocks:
-        *whole, rest = (rest + block).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        *whole, rest = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        taken += len(block) + _LINE * (len(whole) + 1)
+        if taken > LARGEST_OUTPUT:
+            raise _failed(
+                f"{what}: its output does not end; {LARGEST_OUTPUT >> 20} MiB of memory are full of it",
+                "A package that is built or starts there prints it; its last lines: aml logs RUN --control.",
+            )
         for line in whole:
-            yield line.decode(errors="replace")
-    if rest:
-        yield rest.decode(errors="replace")
+            yield (b"".join(parts) + line).decode(errors="replace")
+            parts = []
+        parts.append(rest)
+    if last := b"".join(parts):
+        yield last.decode(errors="replace")
 
 
 def _has_hash(package: Any) -> bool:
