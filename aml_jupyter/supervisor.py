@@ -163,7 +163,7 @@ class _Supervision:
         self.record = record
         self.secrets = secrets
         self._log = ControlLog(directory.control_log).add
-        self.phases: dict[str, float] = dict(record.phases)
+        self.phases = {**record.phases, **runs.phases_over(directory)}
         self.cancel_sent: str | None = None
         self.cancel_seen: str | None = None
         self.rested_with: str | None = None
@@ -300,7 +300,12 @@ class _Supervision:
             self._forsake()
             raise
         with Phase(self.phases, "start"):
-            return self._start_surely()
+            handle = self._start_surely()
+        try:
+            runs.mark_starting(self.directory, self.phases)
+        except OSError:  # another supervisor would not know how long it took
+            pass
+        return handle
 
     def _forsake(self) -> None:
         """Leave nothing at the target of a job that is not started."""
@@ -311,8 +316,7 @@ class _Supervision:
 
     def _start_surely(self) -> Handle:
         """Start the job; where the target does not answer nobody knows whether it did: ask until it does."""
-        with open(self.directory.starting, "wb"):
-            pass
+        runs.mark_starting(self.directory, self.phases)
         try:
             return self._surely(lambda: self.executor.start(self.job, self.secrets), "it is not started")
         except (TargetUnavailable, Abandoned):

@@ -141,7 +141,6 @@ PLAIN_ACCESS = {
     "snapshot/memory.py": ({"open"}, "the store's own file"),
     "snapshot/restoring.py": ({"open"}, "/proc"),
     "starting.py": ({"open"}, "/proc"),
-    "supervisor.py": ({"open"}, "an empty mark in the run's own folder"),
 }
 _BANNED = ("io.open", "os.fwalk", "os.walk", "shutil.")
 

@@ -229,6 +229,25 @@ def test_the_same_state_is_told_once(home: str) -> None:
         assert len(file.readlines()) == 1
 
 
+def test_the_phases_that_were_over_are_known_to_the_next_supervisor(home: str) -> None:
+    directory = submit(home)
+    assert runs.phases_over(directory) == {}
+    for phases in ({"snapshot": 0.1, "prepare": 2.5}, {"snapshot": 0.1, "prepare": 2.5, "start": 0.25}):
+        runs.mark_starting(directory, phases)
+        assert runs.phases_over(directory) == phases
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b'{"phases": 1}', b'{"phases": {"prepare": "long"}}', b'{"phases"', b"\xff"],
+)
+def test_phases_that_nobody_told_are_left_out(home: str, content: bytes) -> None:
+    directory = submit(home)
+    with open(directory.starting, "wb") as file:
+        file.write(content)
+    assert runs.phases_over(directory) == {}
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 9999, b'{"pid": "x"}', b"{}"])
 def test_damaged_evidence_is_no_evidence(home: str, content: bytes) -> None:
     directory = submit(home)

@@ -1,8 +1,9 @@
 """What happened since the record was written, told by files and processes themselves.
 
-Written here are only the supervisor's lines of state and anybody's request to cancel.
+Written here are only what the supervisor tells and anybody's request to cancel.
 
     status.jsonl      the last state the supervisor told
+    starting          that the job may exist, and how long the phases took that were over then
     supervisor.lock   who supervises, and whether that process still lives
     job/started.json  who the job is; job/heartbeat whether it is well; job/exit.json that it has ended
     cancel            that somebody asked for its end
@@ -18,7 +19,7 @@ from aml_jupyter import plainjson, processes
 from aml_jupyter.confined import MissingFile, read_bounded, write_atomic
 from aml_jupyter.errors import AmlError, ConfinedError
 from aml_jupyter.frozen import Value
-from aml_jupyter.job import STATUSES, TERMINAL
+from aml_jupyter.job import FORMAT, STATUSES, TERMINAL
 from aml_jupyter.locks import holders
 from aml_jupyter.runs.directory import RunDirectory, at, mark_changed, with_reserve
 from aml_jupyter.runs.record import Record, load_record, mark_changed_if_possible, utc, with_offset
@@ -233,6 +234,30 @@ def append_status(directory: RunDirectory, status: str, reason: str = "") -> Non
     finally:
         os.close(fd)
     mark_changed_if_possible(directory)
+
+
+def mark_starting(directory: RunDirectory, phases: Mapping[str, float]) -> None:
+    """Say that the job may exist from here on, and how long the phases took that are over (supervisors only).
+
+    Raises OSError where that cannot be said; on a full disk it is said without the phases.
+    """
+    fd = os.open(directory.starting, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, plainjson.dumps({"format": FORMAT, "phases": dict(phases)}).encode())
+    except OSError:
+        return
+    finally:
+        os.close(fd)
+
+
+def phases_over(directory: RunDirectory) -> dict[str, float]:
+    """Seconds of the phases that earlier supervisors of a run saw the end of."""
+    try:
+        found = plainjson.loads(read_bounded(directory.starting, _SMALL))["phases"]
+        return {str(name): float(spent) for name, spent in found.items()}
+    # none yet, a full disk, an earlier version: what is not known is left out
+    except (ConfinedError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def last_status(directory: RunDirectory) -> tuple[str | None, str]:

@@ -149,7 +149,12 @@ def test_L2b_H1_a_supervisor_killed_at_any_call_is_replaced_and_nothing_starts_t
     for call, number in points:
         directory = prepared_run()
         killed += run_and_kill(supervise_command(directory), call, number)
+        over = runs.phases_over(directory)
         assert_ended_once(directory, ending, (call, number))
+        # what is done again comes on top
+        phases = runs.load_record(directory).phases
+        assert all(phases[name] >= spent for name, spent in over.items()), (call, number, over, phases)
+        assert phases.keys() >= {"snapshot", "run", "collect"}
     # a few calls depend on the moment at which the end of the job is noticed
     assert killed > len(points) * 0.8
 

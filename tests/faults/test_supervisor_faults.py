@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from aml_jupyter import experiment
+from aml_jupyter import experiment, runs
 from aml_jupyter.errors import UsageError
 from aml_jupyter.experiment import Request
 from aml_jupyter.runs import RunDirectory
 from aml_jupyter.starting import Starter
+from tests import machines
 from tests.requirements import need
+from tests.terminal import until
 
 pytestmark = pytest.mark.faults
 
@@ -100,6 +102,35 @@ def test_files_of_a_run_get_the_rights_they_would_have_had_outside(project: Path
         os.umask(before)
     assert (tmp_path / "group").stat().st_mode & 0o777 == 0o640
     assert os.stat(directory.path).st_mode & 0o777 == 0o700
+
+
+def test_a_run_that_is_resumed_keeps_the_phases_of_its_first_supervisor(project: Path) -> None:
+    directory = submit(project, "import os, time\nwhile not os.path.exists('go'): time.sleep(0.05)")
+    until(lambda: {"prepare", "start"} <= runs.phases_over(directory).keys())
+    until(lambda: runs.read_record(directory).status == "Running")
+    over = runs.phases_over(directory)
+    for _ in range(2):
+        machines.kill_supervisor(directory)
+        until(lambda: experiment.resume(directory))
+        until(lambda: runs.supervised(directory))
+    Path(directory.work, "go").touch()
+    record = experiment.wait(directory, 60)
+    assert record.status == "Completed"
+    assert record.phases.keys() == {"snapshot", "prepare", "start", "run", "collect"}
+    assert over.items() <= record.phases.items()
+
+
+def test_the_phase_of_a_start_that_nobody_saw_the_end_of_is_left_out(project: Path) -> None:
+    directory = submit(project, "import os, time\nwhile not os.path.exists('go'): time.sleep(0.05)")
+    until(lambda: runs.read_record(directory).status == "Running")
+    machines.kill_supervisor(directory)
+    # as a supervisor leaves it that is killed while it starts the job
+    runs.mark_starting(directory, {"snapshot": 0.5, "prepare": 2.5})
+    until(lambda: experiment.resume(directory))
+    Path(directory.work, "go").touch()
+    record = experiment.wait(directory, 60)
+    assert record.phases.keys() == {"snapshot", "prepare", "run", "collect"}
+    assert record.phases["prepare"] == 2.5
 
 
 def test_a_time_limit_is_told_as_the_reason_not_the_last_line(project: Path) -> None:
