@@ -104,8 +104,7 @@ class Run:
 
         Raises ArtifactError for an artifact that is not there, damaged, or larger than `limit` bytes.
         """
-        from aml_jupyter import artifacts
-        from aml_jupyter.artifacts import unfinished
+        from aml_jupyter import artifacts, unfinished
 
         if unfinished.goes_on(self._directory):
             return unfinished.read(self._directory, path, limit)
@@ -116,8 +115,7 @@ class Run:
 
         While the run goes on, these are its outputs so far.  Raises ArtifactError.
         """
-        from aml_jupyter import artifacts
-        from aml_jupyter.artifacts import unfinished
+        from aml_jupyter import artifacts, unfinished
 
         if unfinished.goes_on(self._directory):
             return unfinished.get(self._directory, path, os.path.abspath(dest), overwrite=overwrite)

@@ -82,7 +82,8 @@ def test_a_plain_run_loads_nothing_that_only_other_runs_and_readers_need(home: s
     # one process collected what the run left
     assert [pid for pid, modules in loaded.items() if "aml_jupyter.artifacts.collecting" in modules]
     everything = set().union(*loaded.values())
-    unneeded = {"remote", "saving", "transfer", "opening", "unfinished"}
+    unneeded = {"remote", "saving", "transfer", "opening"}
     assert not everything & {f"aml_jupyter.artifacts.{name}" for name in unneeded}
+    assert "aml_jupyter.unfinished" not in everything
     # options are the command's: a supervisor has them only by being its fork
     assert sum("aml_jupyter.commands.variables" in modules for modules in loaded.values()) == 1

@@ -4,7 +4,6 @@ collect                   outputs into the store, when the run has ended
 listing, read_manifest    what was kept and what was not, with reasons
 read_artifact, read_blocks, get
 saving                    one of them into a person's folder, gone on with where it was cut off
-unfinished                outputs so far of a run that goes on
 not_kept, rescue          files written outside `outputs`
 ArtifactStore             what a store must do; FolderStore is one
 """

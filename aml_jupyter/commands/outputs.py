@@ -45,9 +45,8 @@ def _remark(directory: RunDirectory, what: str, screen: Screen) -> None:
 
 
 def listed(directory: RunDirectory, wanted: str, screen: Screen) -> list[Artifact]:
-    """The artifacts below a path, or the outputs so far.  Raises ArtifactError `outputs.elsewhere`."""
-    from aml_jupyter import artifacts
-    from aml_jupyter.artifacts import unfinished
+    """The artifacts below a path, or the outputs so far.  Raises ArtifactError, TargetUnavailable."""
+    from aml_jupyter import artifacts, unfinished
 
     if unfinished.goes_on(directory):
         items: Iterable[Artifact] = unfinished.so_far(directory)
@@ -65,8 +64,7 @@ def listed(directory: RunDirectory, wanted: str, screen: Screen) -> list[Artifac
 
 def blocks(directory: RunDirectory, path: str, screen: Screen) -> Iterator[bytes]:
     """The bytes of an artifact, verified behind the last; of a run that goes on those that are there now."""
-    from aml_jupyter import artifacts
-    from aml_jupyter.artifacts import unfinished
+    from aml_jupyter import artifacts, unfinished
 
     if not unfinished.goes_on(directory):
         return artifacts.read_blocks(directory, path)
@@ -109,8 +107,7 @@ def printed(directory: RunDirectory, options: Namespace, screen: Screen) -> Iter
     if wanted is None:
         return iter(found)
     size = None
-    from aml_jupyter import artifacts
-    from aml_jupyter.artifacts import unfinished
+    from aml_jupyter import artifacts, unfinished
 
     if not unfinished.goes_on(directory):
         size = artifacts.find(directory, options.path).size
@@ -119,8 +116,7 @@ def printed(directory: RunDirectory, options: Namespace, screen: Screen) -> Iter
 
 def download(directory: RunDirectory, options: Namespace, screen: Screen) -> list[str]:
     """What `aml get` does; the paths written."""
-    from aml_jupyter import artifacts
-    from aml_jupyter.artifacts import unfinished
+    from aml_jupyter import artifacts, unfinished
 
     into = os.path.abspath(options.dest)
     if unfinished.goes_on(directory):
@@ -208,8 +204,7 @@ def do_open(options: Namespace, screen: Screen) -> int:
 
 def _placed(directory: RunDirectory, path: str, screen: Screen) -> str:
     """A copy of what is to be opened: whatever a program does to it, the artifact stays."""
-    from aml_jupyter import artifacts
-    from aml_jupyter.artifacts import unfinished
+    from aml_jupyter import artifacts, unfinished
     from aml_jupyter.confined import make_root, remove_tree
 
     opened = f"{aml_home()}/cache/opened"

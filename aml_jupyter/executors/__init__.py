@@ -10,7 +10,7 @@ from aml_jupyter.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any, Protocol
 
     from aml_jupyter.config import Target
@@ -67,6 +67,14 @@ if TYPE_CHECKING:
         def ended_by_target(self, handle: Handle) -> Gone | None:
             """Why the target itself asked a job to end that nobody canceled; None where it did not."""
 
+        def outputs(self, handle: Handle, path: str, take: Take, *, content: bool) -> None:
+            """Call `take` for each regular file at or below a path of the working copy as it is now.
+
+            For none where that is used in place; with the bytes only where `content` is asked.  What `take`
+            raises ends it.  Raises TargetUnavailable, ArtifactError `artifact.invalid` for what changed or
+            ended meanwhile, `artifact.too_big`.
+            """
+
         def collect(self, handle: Handle, into: str) -> None:
             """Bring the working copy with its outputs to `into`."""
 
@@ -74,6 +82,8 @@ if TYPE_CHECKING:
             """Remove what the job occupies at the target, when its ending is written; may be repeated."""
 
     Tell = Callable[[str], None]
+    # path in the working copy, size, and the bytes, to be read before it returns
+    Take = Callable[[str, int, Iterator[bytes]], None]
 
 
 def _local() -> Executor:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.config import Target
-    from aml_jupyter.executors import Tell
+    from aml_jupyter.executors import Take, Tell
     from aml_jupyter.job import Handle, Job, Liveness
 
 READ_SIZE = 1 << 20
@@ -150,6 +150,9 @@ class LocalExecutor:
     def ended_by_target(self, handle: Handle) -> Gone | None:  # noqa: ARG002
         """Nobody: whoever signals a process of this computer is a person, or acts for one."""
         return None
+
+    def outputs(self, handle: Handle, path: str, take: Take, *, content: bool) -> None:
+        """Nothing to take: the working copy is already here."""
 
     def collect(self, handle: Handle, into: str) -> None:
         """Nothing to bring: the working copy is already here."""

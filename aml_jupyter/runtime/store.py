@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 # seconds between two words on how far it is
 PAUSE = 2.0
+# how a place of a run that goes on is opened: it may have become a link, or a FIFO that nobody writes to
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# folders below each other that are looked into, each with a descriptor
+DEEPEST = 200
 
 
 class Refused(Exception):
@@ -46,6 +51,8 @@ def main(folder: str, source: "BinaryIO", answers: "BinaryIO") -> int:
         document = json.loads(zlib.decompress(_exactly(source, order["size"])).decode("utf-8"))
         if order["do"] == "receive":
             receive(document, source, answers)
+        elif order["do"] == "give":
+            give(document, answers)
         else:
             gather(document, answers)
     except (OSError, ValueError, KeyError, Refused, Vanished, zlib.error, EOFError) as error:
@@ -54,7 +61,7 @@ def main(folder: str, source: "BinaryIO", answers: "BinaryIO") -> int:
             "errno": getattr(error, "errno", None),
             "again": isinstance(error, Vanished),
         }
-        if order_of(line) == "gather":  # what it answers is an archive
+        if order_of(line) in ("gather", "give"):  # what it answers is an archive
             sys.stderr.write(json.dumps(say) + "\n")
         else:
             _say(answers, say)
@@ -266,6 +273,62 @@ def gather(document: "Dict[str, Any]", answers: "BinaryIO") -> None:
                 archive.addfile(member)
     answers.flush()
     sys.stderr.write('{"done": true}\n')
+
+
+def give(document: "Dict[str, Any]", answers: "BinaryIO") -> None:
+    """Give the regular files at or below a path of a working copy as they are now as an uncompressed tar.
+
+    Without `content` they are empty there; `AML.size` in their headers says how large they are.  The run that
+    goes on may put a link in any place meanwhile: each folder is opened in the one above it, links never.
+    """
+    *above, name = _below(document["path"]).split("/")
+    archive = tarfile.open(fileobj=answers, mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape")
+    with archive:
+        folder = os.open("runs/" + _name(document["run"]), FOLDER)
+        try:
+            for part in ["work"] + above:
+                try:
+                    below = os.open(part, FOLDER, dir_fd=folder)
+                except OSError:  # not there, or not a folder
+                    break
+                os.close(folder)
+                folder = below
+            else:
+                _give(archive, folder, name, document["path"], document["content"])
+        finally:
+            os.close(folder)
+    answers.flush()
+    sys.stderr.write('{"done": true}\n')
+
+
+def _give(archive: "tarfile.TarFile", folder: int, name: str, path: str, content: bool) -> None:
+    """Give a file, or what is below a folder; what is neither, or gone, or not to be read is left out."""
+    try:
+        kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode & 0o170000
+        if kind not in (0o040000, 0o100000) or path.count("/") > DEEPEST:
+            return
+        fd = os.open(name, FOLDER if kind == 0o040000 else FILE, dir_fd=folder)
+    except OSError:
+        return
+    try:
+        if kind == 0o040000:
+            for below in sorted(os.listdir(fd)):
+                _give(archive, fd, below, path + "/" + below, content)
+        else:
+            _give_file(archive, fd, path, content)
+    finally:
+        os.close(fd)
+
+
+def _give_file(archive: "tarfile.TarFile", fd: int, path: str, content: bool) -> None:
+    about = os.fstat(fd)
+    if about.st_mode & 0o170000 != 0o100000:  # another one took its place
+        return
+    member = tarfile.TarInfo("azureml-run/" + path)
+    member.size = about.st_size if content else 0
+    member.pax_headers = {"AML.size": str(about.st_size)}
+    with os.fdopen(fd, "rb", closefd=False) as file:
+        archive.addfile(member, file)  # as much as its header says, of one that grows
 
 
 def _entries(folder: str, prefix: str) -> "Iterator[Tuple[str, os.stat_result]]":

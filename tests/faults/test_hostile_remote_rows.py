@@ -26,6 +26,7 @@ from aml_jupyter.errors import AmlError, ArtifactError, EnvironmentFailed, Targe
 from aml_jupyter.executors.docker.engine import Engine, EngineRefused
 from aml_jupyter.executors.docker.gathering import gather
 from aml_jupyter.executors.docker.installing import lines_of
+from aml_jupyter.executors.docker.looking import on_machine
 from aml_jupyter.executors.docker.mirroring import Mirror
 from aml_jupyter.executors.docker.sending import Parcel, Sending
 from aml_jupyter.job import Job
@@ -345,6 +346,44 @@ def test_R14_members_with_names_of_elsewhere_stay_out(
     assert not Path("/etc/escaped").exists()
     assert not Path(job.work, "hard").exists()
     assert {name for name in names(tmp_path) if not name.startswith("run0/work")} == {*before}
+
+
+def test_R14_of_the_outputs_so_far_only_those_come_that_were_asked_for(
+    job: Job, serving: Callable[..., Any]
+) -> None:
+    claimed = member("azureml-run/outputs/claimed", b"")
+    claimed[0].pax_headers = {"AML.size": "-5"}
+    whole = archive(
+        member("azureml-run/outputs/good", b"good"),
+        member("azureml-run/outputs/good", b"again"),
+        claimed,
+        member("azureml-run/outputs/../escaped", b"evil"),
+        member("azureml-run/outputs", b"evil"),
+        member("azureml-run/script.py", b"evil"),
+        member("azureml-run/../../escaped", b"evil"),
+        member("/azureml-run/outputs/escaped", b"evil"),
+        member("azureml-run/outputs2/escaped", b"evil"),
+        member("azureml-run/outputs/link", b"", tarfile.SYMTYPE, "/etc/passwd"),
+        member("azureml-run/outputs/hard", b"", tarfile.LNKTYPE, "azureml-run/script.py"),
+        member("azureml-run/outputs/device", b"", tarfile.CHRTYPE),
+    )
+    taken: list[tuple[str, int, bytes]] = []
+
+    def take(path: str, size: int, data: Iterator[bytes]) -> None:
+        taken.append((path, size, b"".join(data)))
+
+    on_machine(serving(answers(frame(whole), DONE)), job, "outputs", take, content=True)
+    assert taken[:2] == [("outputs/good", 4, b"good"), ("outputs/claimed", 0, b"")]
+    assert [path for path, _, _ in taken[2:]] == ["outputs"]
+    for served, error, code in (
+        ((frame(whole[:700]), DONE), ArtifactError, "artifact.invalid"),
+        ((frame(whole),), TargetUnavailable, "target.unreachable"),
+        ((frame(b'{"error": "no", "errno": 2}\n', 2),), ArtifactError, "artifact.invalid"),
+        ((frame(whole), frame(bytes(3 << 20)), DONE), TargetUnavailable, "store.unavailable"),
+    ):
+        with pytest.raises(error) as caught:
+            on_machine(serving(answers(*served)), job, "outputs", take, content=False)
+        assert caught.value.code == code
 
 
 @pytest.mark.parametrize("size", [10 << 40, (1 << 63) - 1])

@@ -7,6 +7,7 @@ ahead       the container of a run, started while the run is written
 warm        containers that wait for a run
 users       a name for the user of a container
 copying     the working copy into a container and out of it, where nothing is mounted
+looking     the outputs of a run that goes on, where they are written
 here, there where the engine is: this computer, or a machine behind ssh
 login       what a supervisor needs to log in there
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aml_jupyter.config import Target
-    from aml_jupyter.executors import Tell
+    from aml_jupyter.executors import Take, Tell
     from aml_jupyter.executors.docker.place import Place
     from aml_jupyter.job import Handle, Job, Liveness
 
@@ -233,6 +234,14 @@ class DockerExecutor:
 
         place = _place_of(handle)
         return place.restarted(handle) or engine_ended_it(place.engine, handle)
+
+    def outputs(self, handle: Handle, path: str, take: Take, *, content: bool) -> None:
+        """Regular files at or below a path of the working copy as they are now; none where it is mounted."""
+        place = _place_of(handle)
+        try:
+            place.outputs(handle, path, take, content=content)
+        except TargetUnavailable as error:
+            raise place.explained(error) from error
 
     def collect(self, handle: Handle, into: str) -> None:
         """Bring the working copy out of a container that mounts none."""

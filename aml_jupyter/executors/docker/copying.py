@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from contextlib import contextmanager
 
 from aml_jupyter import inputs
 from aml_jupyter.confined import Root, remove_tree
@@ -148,23 +149,35 @@ def unpack(
     called with the path and the headers of each when it is there.
     Raises ArtifactError `artifact.too_big`, `artifact.invalid`.
     """
+    with opened(blocks) as archive, Root(into) as root:
+        for member in members(archive):
+            path = _place(archive, member, root, replace=replace)
+            if path:
+                placed(path, member.pax_headers)
+
+
+@contextmanager
+def opened(blocks: Iterator[bytes]) -> Iterator[tarfile.TarFile]:
+    """Blocks as an archive to be read forward.  Raises ArtifactError `artifact.invalid` for one not whole."""
     try:
-        stream = _Stream(blocks)
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive, Root(into) as root:
-            for number, member in enumerate(archive):
-                if number >= MOST_MEMBERS:
-                    raise ArtifactError(
-                        f"the working copy in the container holds more than {MOST_MEMBERS} files",
-                        code="artifact.too_big",
-                        hint="Write many small results into one archive.",
-                    )
-                path = _place(archive, member, root, replace=replace)
-                if path:
-                    placed(path, member.pax_headers)
+        with tarfile.open(fileobj=_Stream(blocks), mode="r|", tarinfo=_Member) as archive:
+            yield archive
     except (tarfile.TarError, EOFError) as error:
         raise ArtifactError(
             f"what the engine sent of the container's files is not whole: {error}", code="artifact.invalid"
         ) from error
+
+
+def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of an archive, one after another.  Raises ArtifactError `artifact.too_big`."""
+    for number, member in enumerate(archive):
+        if number >= MOST_MEMBERS:
+            raise ArtifactError(
+                f"the working copy in the container holds more than {MOST_MEMBERS} files",
+                code="artifact.too_big",
+                hint="Write many small results into one archive.",
+            )
+        yield member
 
 
 def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Root, *, replace: bool) -> str:

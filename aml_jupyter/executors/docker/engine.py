@@ -226,7 +226,7 @@ class Engine:
             raise _refused(status, data, "archive")
 
     def get_archive(self, container: str, path: str) -> Download:
-        """A path of a container that has ended, as the blocks of a tar."""
+        """A path of a container as the blocks of a tar; the engine keeps that one locked meanwhile."""
         line = self._connected(PATIENCE)
         try:
             head = f"GET /containers/{quoted(container)}/archive?path={quoted(path)} HTTP/1.1\r\n"
@@ -501,7 +501,7 @@ def _read_json(path: str) -> dict[str, Any]:
 def quoted(text: str) -> str:
     """A name as part of a URL."""
     return "".join(
-        one if one in _UNRESERVED else "".join(f"%{byte:02X}" for byte in one.encode()) for one in text
+        one if one in _UNRESERVED else "".join(f"%{byte:02X}" for byte in os.fsencode(one)) for one in text
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from aml_jupyter.executors import Tell
+    from aml_jupyter.executors import Take, Tell
     from aml_jupyter.job import Handle, Job, Liveness
 
 READ_SIZE = 1 << 20
@@ -138,6 +138,13 @@ class Here:
         from aml_jupyter.executors.docker.evidence import why_gone
 
         return why_gone(engine, handle)
+
+    def outputs(self, handle: Handle, path: str, take: Take, *, content: bool) -> None:
+        """Regular files at or below a path of a working copy that is not mounted."""
+        if not handle["shared"]:
+            from aml_jupyter.executors.docker.looking import in_container
+
+            in_container(self.engine(), handle["container"], path, take, content=content)
 
     def collect(self, handle: Handle, into: str) -> None:
         """Bring the working copy out of a container that does not mount it."""

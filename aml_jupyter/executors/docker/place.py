@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from aml_jupyter.errors import TargetUnavailable
-    from aml_jupyter.executors import Tell
+    from aml_jupyter.executors import Take, Tell
     from aml_jupyter.executors.docker.containers import Places
     from aml_jupyter.executors.docker.engine import Engine
     from aml_jupyter.job import Gone, Handle, Job, Liveness
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 
         def mirror(self, handle: Handle, into: str) -> None:
             """Bring what is new of `job/` into a folder of this computer."""
+
+        def outputs(self, handle: Handle, path: str, take: Take, *, content: bool) -> None:
+            """Regular files at or below a path of the working copy now, where that is not seen from here."""
 
         def collect(self, handle: Handle, into: str) -> None:
             """Bring the working copy to a folder of this computer."""

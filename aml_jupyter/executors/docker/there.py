@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from aml_jupyter.config import Secret
-    from aml_jupyter.executors import Tell
+    from aml_jupyter.executors import Take, Tell
     from aml_jupyter.executors.docker.engine import Engine
     from aml_jupyter.executors.docker.mirroring import Mirror
     from aml_jupyter.job import Handle, Job, Liveness
@@ -254,6 +254,12 @@ class There:
         new = mirror.bring()
         self._pause = SHORTEST_LOOK if new else min(LONGEST_LOOK, self._pause * 1.3)
         self._look_at = time.monotonic() + self._pause
+
+    def outputs(self, handle: Handle, path: str, take: Take, *, content: bool) -> None:
+        """Regular files at or below a path of the working copy there."""
+        from aml_jupyter.executors.docker.looking import on_machine
+
+        on_machine(self, _job_of(handle), path, take, content=content)
 
     def collect(self, handle: Handle, into: str) -> None:
         """Bring what the run added or changed, onto a copy of its snapshot made here.
