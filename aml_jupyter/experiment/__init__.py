@@ -57,6 +57,8 @@ __all__ = [
 SWEEP = "sweep"
 # seconds in which a run directory that its own script deleted gets its record back
 REWRITTEN = 5.0
+# seconds that a supervisor is given to take its run
+TAKEN_WITHIN = 5.0
 
 
 def submit(
@@ -160,8 +162,21 @@ def resume(directory: RunDirectory, secrets: Mapping[str, str] | None = None) ->
     # the interpreter that the run was submitted with, while it is there
     python = str(record.supervisor.get("executable", ""))
     passwords = passwords_again(directory, record)
+    before = _told(directory)
     Starter(python if os.access(python, os.X_OK) else "").go(directory.path, secrets or {}, passwords)
+    # until it has the run, what its predecessor said last still stands: that it needs a secret
+    due = time.monotonic() + TAKEN_WITHIN
+    while _told(directory) == before and not runs.supervised(directory) and time.monotonic() < due:
+        time.sleep(0.005)
     return True
+
+
+def _told(directory: RunDirectory) -> int:
+    """How much was said of the state of a run."""
+    try:
+        return os.stat(directory.status_jsonl).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def cancel(directory: RunDirectory, *, kill: bool = False, abandon: bool = False) -> None:
@@ -244,6 +259,8 @@ class Lost:
         waits = record.status == "Queued" and record.reason == "secret.needed"
         if (record.status != "NotResponding" and not waits) or time.monotonic() < self.due:
             return
+        if record.reason == "secret.needed" and runs.supervised(directory):
+            return  # somebody who has it took the run a moment ago
         if record.reason == "secret.needed" and self._lacks(directory, record):
             error = record.error or {}
             raise AmlError(f"{record.run_id}: {error['message']}", code=record.reason, hint=error["hint"])

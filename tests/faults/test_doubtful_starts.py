@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from aml_jupyter import runs, supervisor
+from aml_jupyter import experiment, runs, supervisor
 from aml_jupyter.experiment import Request, plan, write
 from aml_jupyter.runs import RunDirectory
 from aml_jupyter.runs.evidence import last_status
+from aml_jupyter.starting import Starter
+from tests.terminal import until
 
 pytestmark = pytest.mark.faults
 
@@ -68,3 +70,14 @@ def test_a_run_that_waits_for_its_secrets_asks_nobody_else(
     directory = prepared(secrets={"TOKEN": "hush"})
     supervisor.supervise(directory.path, {})
     assert last_status(directory) == ("NotResponding", "secret.needed")
+
+
+@pytest.mark.usefixtures("project")
+def test_who_waits_for_a_run_that_was_just_given_its_secrets_is_not_told_the_old_need() -> None:
+    for _ in range(3):
+        directory = write(plan(Request(script="script.py", secrets={"TOKEN": "hush"})))
+        Starter().go(directory.path, {})
+        until(lambda: last_status(directory) == ("NotResponding", "secret.needed"))  # noqa: B023
+        until(lambda: not runs.supervised(directory))  # noqa: B023
+        assert experiment.resume(directory, {"TOKEN": "hush"})
+        assert experiment.wait(directory, 60).status == "Completed"
