@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import engines
@@ -18,6 +19,10 @@ from tests.other_user import OtherUser
 from tests.requirements import python_versions
 
 __all__ = ["azurite"]  # a fixture too
+
+# a machine that is slow for a moment is no failure
+hypothesis.settings.register_profile("slow machines", deadline=None)
+hypothesis.settings.load_profile("slow machines")
 
 # names the folder that all workers of a suite share
 _SCRATCH = "AML_TESTS_SCRATCH"

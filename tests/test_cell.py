@@ -231,14 +231,14 @@ def _survives(text: str, folder: Path) -> None:
 
 
 @given(texts)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_K1_the_bytes_of_a_cell_travel_exactly(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     _survives(text, tmp_path_factory.mktemp("job"))
 
 
 @pytest.mark.soak
 @given(texts)
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 def test_K1_the_bytes_of_a_cell_travel_exactly_often(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
@@ -246,7 +246,7 @@ def test_K1_the_bytes_of_a_cell_travel_exactly_often(
 
 
 @given(texts)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_K1_any_text_is_checked_or_refused_with_a_cell_error(text: str) -> None:
     try:
         check(text, {"df"})

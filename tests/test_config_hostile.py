@@ -23,7 +23,7 @@ from tests.test_config import DOCKER, JSON, LOCAL, PRETTY_JSON, REMOTE, RUN
 
 pytestmark = pytest.mark.usefixtures("home")
 
-FIXTURE_IS_SAFE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+FIXTURE_IS_SAFE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def _fails(text: str | bytes, kind: str = "compute") -> ConfigError:

@@ -342,7 +342,7 @@ def test_credentials_in_an_address_are_never_kept_or_shown(tmp_path: Path, home:
     assert "pl4nted" not in str(caught.value)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.text("abz=<>!~.0123-_#/:;,[]@ ()\t'\"", min_size=1, max_size=16)

@@ -106,7 +106,7 @@ plain = st.recursive(
 
 
 @given(plain)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_container_of_plain_values_comes_back_exactly(value: object) -> None:
     assert same(value, there_and_back(value)[1])
 

@@ -20,17 +20,18 @@ class Mask:
     def __init__(self, values: "Iterable[bytes]") -> None:
         self.words = sorted({word for value in values for word in _words(value)}, key=len, reverse=True)
         self.texts = [word.decode("utf-8", "replace") for word in self.words]
-        # what may be the beginning of a secret, and whether it was there at the last look
-        self.held = {False: b"", True: b""}
-        self.old = {False: b"", True: b""}
+        # by stream, and whether it came in a message: what may be the beginning of a secret, now and before
+        self.held: "dict[tuple[bool, bool], bytes]" = {}
+        self.old: "dict[tuple[bool, bool], bytes]" = {}
 
-    def take(self, data: "bytes | memoryview", is_error: bool) -> bytes:
-        """What may be written now; the beginning of a secret waits for what comes after it."""
-        text = self.held[is_error] + data
+    def take(self, data: "bytes | memoryview", is_error: bool, in_message: bool = False) -> bytes:
+        """What may be written now; the beginning of a secret waits for what comes after it the same way."""
+        way = (is_error, in_message)
+        text = self.held.get(way, b"") + data
         for word in self.words:
             text = text.replace(word, MARK.encode("ascii"))
         end = self._beginning(text)
-        self.held[is_error] = text[end:]
+        self.held[way] = text[end:]
         return text[:end]
 
     def _beginning(self, text: bytes) -> int:
@@ -46,10 +47,10 @@ class Mask:
 
     def rest(self, last: bool = False) -> "Iterator[tuple[bool, bytes]]":
         """What was held back since the look before this one, or with `last` all: no secret after all."""
-        for is_error, held in list(self.held.items()):
-            if held and (last or held is self.old[is_error]):
-                self.held[is_error] = b""
-                yield is_error, held
+        for way, held in list(self.held.items()):
+            if held and (last or held is self.old.get(way)):
+                self.held[way] = b""
+                yield way[0], held
         self.old = dict(self.held)
 
     def within(self, value: "Any", depth: int = 0) -> "Any":

@@ -63,7 +63,7 @@ class Messages:
         """Act upon one datagram; whatever is wrong with it becomes a warning."""
         kind = data[:1]
         if kind in (b"o", b"e"):
-            self.log.write(data[1:], kind == b"e")
+            self.log.write(data[1:], kind == b"e", in_message=True)
         elif kind == b"j":
             try:
                 self._take_json(data[1:])

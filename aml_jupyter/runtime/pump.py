@@ -49,10 +49,10 @@ class Log:
         except OSError as error:  # no more files in this file system: tried again later
             self._fail(error)
 
-    def write(self, data: "bytes | memoryview", is_error: bool) -> None:
+    def write(self, data: "bytes | memoryview", is_error: bool, in_message: bool = False) -> None:
         """Append bytes of stdout or, with `is_error`, stderr, without secrets; counts what is not written."""
         if self.mask is not None:
-            data = self.mask.take(data, is_error)
+            data = self.mask.take(data, is_error, in_message)
         if data:
             self._write(data, is_error)
 
