@@ -7,7 +7,7 @@ BIN    := .venv/bin
 RUN    := $(BIN)/python -m
 STAMPS := .venv/.stamps
 # two workers: what the smallest machine has
-PYTEST := $(RUN) pytest -n 2 --dist worksteal -q
+PYTEST := $(RUN) pytest -n 2 -q
 
 # uv where it is and reaches an index, else pip; both compile bytecode, which the first start would pay for
 install = if command -v uv >/dev/null && uv pip install --quiet --compile-bytecode --python $(BIN)/python $(1); then :; \
