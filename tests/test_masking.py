@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.runtime_job import SENDER, VERSIONS, RuntimeJob
+from tests.runtime_job import NEWEST, OLDEST, SENDER, VERSIONS, RuntimeJob
 
 masking: Any = import_module("aml_jupyter.runtime.masking")
 PLANTED = 'pl4nted "välue"/+=='
@@ -71,6 +71,34 @@ def test_G8_no_secret_that_a_program_prints_is_kept(
     assert log.endswith(PLANTED[:7])  # the beginning of one alone is none
     assert job.warnings() == []
     assert {one["type"] for one in job.events()} >= {"metric", "display", "error", "ended"}
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_G8_a_large_text_beside_the_events_holds_no_secret_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setenv("TOKEN", PLANTED)
+    script = """
+import os
+from aml_run import channel
+token, large = os.environ["TOKEN"], "x" * 100_000
+for _ in range(2):
+    channel.emit({"type": "display", "data": {"text/html": token + large, "text/plain": "a"}, "metadata": {}})
+    channel.emit({"type": "display", "data": {"application/json": {"a": [token, large]}}, "metadata": {}})
+channel.emit({"type": "display", "data": {"text/html": large}, "metadata": {}})
+"""
+    job = RuntimeJob(tmp_path, script, VERSIONS[version], secrets=["TOKEN"])
+    assert job.run()["exit_code"] == 0, job.log
+    for name, text in kept(job.job):
+        assert PLANTED not in text, name
+        assert json.dumps(PLANTED)[1:-1] not in text, name
+    found = [next(iter(one["data"].values())) for one in job.events("display")]
+    texts = [(job.job / "data" / one["$data"]).read_text() for one in found]
+    large = "x" * 100_000
+    page, document = "***" + large, {"a": ["***", large]}
+    assert [texts[0], texts[2], texts[4]] == [page, page, large]
+    assert [json.loads(texts[1]), json.loads(texts[3])] == [document, document]
+    assert job.warnings() == []
 
 
 def test_G8_what_opens_our_own_stores_is_secret_wherever_a_run_inherits_it(

@@ -2,7 +2,7 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
 MARK = "***"
@@ -70,6 +70,15 @@ class Mask:
                 for name, one in value.items()
             }
         return value
+
+    def text(self, data: bytes, escaped: "Callable[[str], str] | None" = None) -> bytes:
+        """A whole text without secrets; in JSON, with its way to write a text, also those that it escapes."""
+        whole = text = data.decode("utf-8", "replace")
+        for word in self.texts:
+            text = text.replace(word, MARK)
+            if escaped is not None:
+                text = text.replace(escaped(word)[1:-1], MARK)
+        return data if text == whole else text.encode("utf-8")
 
 
 def too_short(secrets: "Mapping[bytes, bytes]") -> "list[str]":

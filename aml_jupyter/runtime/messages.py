@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from events import Journal
     from launch import Started
+    from masking import Mask
     from pump import Log
 
 MESSAGE_LIMIT = 256 * 1024
@@ -19,6 +20,8 @@ NAME_LIMIT = 1024
 INLINE_LIMIT = 64 * 1024
 DATA_FILES = 10000
 DATA_BYTES = 8 << 30
+# bytes of a text beside the events in which secrets are looked for; a larger one is not kept in such a run
+LARGEST_MASKED = 64 << 20
 BLOCK = 1 << 20
 FLAGS = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
 WRITE_FLAGS = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_NOFOLLOW | posix.O_CLOEXEC
@@ -58,6 +61,7 @@ class Messages:
         self.files_left = _limit(started.request.get("data_files"), DATA_FILES)
         self.bytes_left = _limit(started.request.get("data_bytes"), DATA_BYTES)
         self.known: "dict[str, tuple[int, int, int]]" = {}  # ino, size and mtime of what was checked
+        self.masked: "dict[str, dict[str, object]]" = {}  # what stands in the place of a text with a secret
 
     def take(self, data: bytes) -> None:
         """Act upon one datagram; whatever is wrong with it becomes a warning."""
@@ -77,7 +81,7 @@ class Messages:
     def _take_json(self, data: bytes) -> None:
         message = _parse(data)
         if self.log.mask is not None:
-            message = self.log.mask.within(message)
+            message = self._without_secrets(self.log.mask.within(message), self.log.mask)
         kind = message.pop("type")
         _check(kind, message)
         at = self.log.offset
@@ -119,6 +123,52 @@ class Messages:
         elif isinstance(value, list):
             for one in value:
                 self._payloads_within(one)
+
+    def _without_secrets(self, value: "Any", mask: "Mask") -> "Any":
+        """The same message with texts beside it that hold none."""
+        if _is_reference(value):
+            try:
+                return self._masked(value, mask)
+            except BadMessage:  # whoever looks at the payload next tells of it
+                return value
+        if isinstance(value, dict):
+            return {name: self._without_secrets(one, mask) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self._without_secrets(one, mask) for one in value]
+        return value
+
+    def _masked(self, reference: "dict[str, Any]", mask: "Mask") -> "dict[str, Any]":
+        digest, encoding = reference["$data"], reference.get("encoding")
+        if encoding not in ("text", "json"):
+            return reference
+        if digest not in self.masked:  # else it may be here again, or just have gone
+            size = self._payload(digest)
+            if size > LARGEST_MASKED:
+                self._discard(digest)
+                raise BadMessage("data.limit", "a text of %d bytes is too large to look for secrets" % size)
+            data = self._read(digest)
+            text = mask.text(data, plain.dumps if encoding == "json" else None)
+            if text == data:
+                return reference
+            self.masked[digest] = self._store(text)
+        self._discard(digest)
+        return dict(reference, **self.masked[digest])
+
+    def _read(self, digest: str) -> bytes:
+        try:
+            fd = posix.open(digest, FLAGS, dir_fd=self.folder)
+        except OSError as error:
+            raise BadMessage("data.missing", "payload %s: %s" % (digest[:12], error.strerror)) from None
+        try:
+            blocks: "list[bytes]" = []
+            while True:
+                block = posix.read(fd, BLOCK)
+                if not block:
+                    return b"".join(blocks)
+                blocks.append(block)
+                self.idle()
+        finally:
+            posix.close(fd)
 
     def _store(self, data: bytes) -> "dict[str, object]":
         import hashlib
