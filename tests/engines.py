@@ -180,8 +180,12 @@ def left_in_shared_engines() -> list[str]:
 
 def leftovers(engine: Engine, homes: list[str], seconds: float = 20) -> list[str]:
     """Containers, volumes and images that runs of these homes left; what is being removed has some time."""
-    due = time.monotonic() + seconds
-    while (found := _made_by(engine, homes)) and time.monotonic() < due:
+    began = time.monotonic()
+    while found := _made_by(engine, homes):
+        # a removal that was accepted has taken an engine over a minute
+        going = all("Removal In Progress" in line for line in found)
+        if time.monotonic() > began + (180 if going else seconds):
+            break
         time.sleep(0.2)
     return found
 
